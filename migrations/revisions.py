@@ -1,0 +1,11 @@
+"""The versions of the schema that this code knows: read on every start, without loading Alembic.
+
+Next: the steps themselves, in `versions/`; a test compares this list with them.
+"""
+
+from __future__ import annotations
+
+REVISIONS = ("0001",)
+"""Oldest first."""
+HEAD = REVISIONS[-1]
+"""The version that this code needs."""

@@ -1,0 +1,148 @@
+"""A work directory: what lies where, how one is chosen, and what may be written into it.
+
+Nothing is written before everything has been checked. Next: `launch.py`, which starts a controller in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from orchestrator.cli import processes
+from orchestrator.cli.errors import CliError
+from orchestrator.core.spec import JobSpec
+from orchestrator.core.spec_mapping import to_mapping
+
+DEFAULT_PARENT = "understudy-runs"
+JOB_FILE = "job.yaml"
+"""The effective job: the file that was given with every default and override in it."""
+CONTROLLER_FILE = "controller.json"
+CONTROLLER_LOG = Path("logs") / "controller.log"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+INCIDENTS_FOLDER = "incidents"
+NODES_FOLDER = "nodes"
+
+_TRACES_OF_A_RUN = (JOB_FILE, CONTROLLER_FILE, METRICS_FILE, SUMMARY_FILE, NODES_FOLDER, "checkpoints")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerRecord:
+    """What a controller wrote about itself when it began to listen."""
+
+    address: str
+    pid: int
+
+
+def read_controller(directory: Path) -> ControllerRecord | None:
+    """The newest controller of a work directory, or None when there is no (whole) record."""
+    try:
+        record = json.loads((directory / CONTROLLER_FILE).read_text(encoding="utf-8"))
+        return ControllerRecord(address=str(record["address"]), pid=int(record["pid"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def controller_alive(directory: Path) -> bool:
+    """True while the controller that wrote the record is the process with its pid."""
+    record = read_controller(directory)
+    return record is not None and processes.is_controller(record.pid)
+
+
+def newest(parent: Path) -> Path | None:
+    """The work directory below `parent` whose controller was started last."""
+    try:
+        found = [each.parent for each in parent.glob(f"*/{CONTROLLER_FILE}")]
+        return max(found, key=lambda each: (each / CONTROLLER_FILE).stat().st_mtime, default=None)
+    except OSError:
+        return None
+
+
+def choose(job_name: str, given: Path | None, at: float) -> Path:
+    """An absolute path that can become the work directory of a new run. Writes nothing. Raises CliError."""
+    if given is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(at))
+        chosen = Path(DEFAULT_PARENT) / f"{job_name}-{stamp}"
+        attempt = 2
+        while chosen.exists():
+            chosen = Path(DEFAULT_PARENT) / f"{job_name}-{stamp}-{attempt}"
+            attempt += 1
+    else:
+        chosen = given
+    chosen = chosen.expanduser().absolute()
+    _refuse_taken(chosen)
+    _refuse_unwritable(chosen)
+    return chosen
+
+
+def _refuse_taken(directory: Path) -> None:
+    try:
+        present = {each.name for each in directory.iterdir()} if directory.is_dir() else set()
+    except OSError as error:
+        raise _unusable(directory, error.strerror or str(error)) from error
+    if present.intersection(_TRACES_OF_A_RUN):
+        raise CliError(
+            f"{directory} holds another run",
+            remedy=f"go on with that run: `understudy run --resume {directory}`; or name another --workdir",
+        )
+
+
+def _refuse_unwritable(directory: Path) -> None:
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise _unusable(directory, f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise _unusable(directory, f"no permission to write to {existing}")
+
+
+def _unusable(directory: Path, reason: str) -> CliError:
+    return CliError(
+        f"{directory} cannot be the work directory: {reason}",
+        remedy="name one that you can write to with --workdir",
+    )
+
+
+def prepare(directory: Path, spec: JobSpec) -> Path:
+    """Make the directory and write the effective job file. Returns the path of the file."""
+    text = "# The job as it runs, with every default and override filled in.\n"
+    text += yaml.safe_dump(to_mapping(spec), sort_keys=False, allow_unicode=True)
+    path = directory / JOB_FILE
+    try:
+        (directory / CONTROLLER_LOG.parent).mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise _unusable(directory, error.strerror or str(error)) from error
+    return path
+
+
+def resumable(given: Path) -> Path:
+    """The absolute path of a work directory that a run can go on in. Raises CliError."""
+    directory = given.expanduser().absolute()
+    if not (directory / JOB_FILE).is_file():
+        raise CliError(
+            f"{directory} is not the work directory of a run: it has no {JOB_FILE}",
+            remedy="give the directory that `understudy run` printed at its start",
+        )
+    _refuse_unwritable(directory)
+    return directory
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """The whole text or the old file; never a part. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

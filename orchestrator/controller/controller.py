@@ -1,0 +1,162 @@
+"""Decide, remember, act: what happens to one event, in this order and no other.
+
+`handle` asks the core, has the outcome committed, and then performs its actions. Nothing here decides, waits or
+starts a thread; who calls whom is in `runner.py`, what the world must offer in `ports.py`.
+
+**Order of ledger and commit.** A step report goes to the ledger before the core sees it, and so before the commit.
+- A crash between the two leaves a line whose event was never handled. Nothing is lost and nothing is double: the step
+  *is* committed, by the vote of the trainers and not by us, the ledger drops the report when it comes again, and what
+  the core makes of a first commit (closing phases of an incident) it makes of the next report, one step later.
+- The other order would be worse: a commit that says "first step after recovery" about a step that the ledger does not
+  have, and that nobody sends again if the core then answers `Welcome(reported_through)` with a step too far.
+- The reverse dependency is a checkpoint: it must never be ahead of the ledger, or a resume would leave a gap that
+  nobody can fill. So the ledger is synced before the commit of `CheckpointSealed`.
+- `RollBackLedger` is performed after its commit. A crash between leaves the action unfinished in the outbox, and it is
+  performed at the next start, before the first report can arrive. It names the generation that restores, so doing it
+  twice cannot move lines which that generation has written since.
+
+**Actions that fail.** A failed commit is fatal: memory and database disagree, the process must end and reload. So is a
+failed ledger. An action that the cluster or the messenger could not perform stays unfinished in the outbox and is
+tried again by `retry_failed`, a bounded number of times; then the process ends, and its successor tries anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, assert_never
+
+from orchestrator.controller.ports import (
+    Cluster,
+    Decider,
+    Ending,
+    Ledger,
+    LedgerError,
+    Messenger,
+    Store,
+    StoreError,
+)
+from orchestrator.core import actions
+from orchestrator.core.actions import Action
+from orchestrator.core.events import CheckpointSealed, Event, StepCommitted
+from orchestrator.core.state import ClusterState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ACTION_ATTEMPTS = 5
+"""How often an action is tried before the controller gives up and ends."""
+
+
+class ActionFailed(Exception):
+    """An action could not be performed in `ACTION_ATTEMPTS` attempts; it stays in the outbox for the next start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The world, as the controller sees it."""
+
+    store: Store
+    cluster: Cluster
+    messenger: Messenger
+    ledger: Ledger
+    ending: Ending
+
+
+@dataclass(slots=True, kw_only=True)
+class _Failed:
+    action: Action
+    attempts: int
+    error: Exception
+
+
+class Controller:
+    """One owner of the state and of everything that follows from it. Not thread-safe: `runner.Runner` owns it."""
+
+    def __init__(self, *, machine: Decider, state: ClusterState, ports: Ports) -> None:
+        self._machine = machine
+        self._state = state
+        self._ports = ports
+        self._failed: list[_Failed] = []
+
+    def handle(self, event: Event) -> None:
+        """Take one event through all three stages. Raises StoreError, LedgerError, or the bug that it met."""
+        if isinstance(event, StepCommitted):
+            self._ports.ledger.append(event.record)
+        elif isinstance(event, CheckpointSealed):
+            self._ports.ledger.sync()
+        self._state.reported_through = self._ports.ledger.reported_through
+        outcome = self._machine.handle(event)
+        self._ports.store.commit(event, outcome)
+        for reason in outcome.reasons:
+            log.info("%s [%s]", reason.text, event.cause_id)
+        for action in outcome.actions:
+            self._perform(action, attempts=0)
+
+    def perform_unfinished(self) -> int:
+        """Perform what an earlier process stored but did not tick off. Call once, before the first event."""
+        unfinished = self._ports.store.unfinished()
+        for action in unfinished:
+            self._perform(action, attempts=0)
+        return len(unfinished)
+
+    def retry_failed(self) -> None:
+        """Try failed actions again, oldest first. Raises ActionFailed when one has used up its attempts."""
+        failed, self._failed = self._failed, []
+        for each in failed:
+            if each.attempts >= ACTION_ATTEMPTS:
+                raise ActionFailed(
+                    f"{type(each.action).__name__} {each.action.id} failed {each.attempts} times: {each.error}; "
+                    "it stays in the outbox and is tried again when the controller is started again"
+                ) from each.error
+            self._perform(each.action, attempts=each.attempts)
+
+    def inspect(self, look: Callable[[ClusterState], T]) -> T:
+        """Show the state as it is between two events. `look` must copy what it keeps, and change nothing."""
+        return look(self._state)
+
+    def _perform(self, action: Action, attempts: int) -> None:
+        try:
+            self._act(action)
+        except (StoreError, LedgerError, AssertionError):
+            raise
+        except Exception as error:
+            log.exception("%s %s failed (attempt %d)", type(action).__name__, action.id, attempts + 1)
+            self._failed.append(_Failed(action=action, attempts=attempts + 1, error=error))
+        else:
+            self._ports.store.mark_done((action.id,))
+
+    def _act(self, action: Action) -> None:
+        ports = self._ports
+        match action:
+            case actions.StartNode():
+                ports.cluster.start_node(action.node)
+            case actions.StopNode():
+                ports.cluster.stop_node(action.node, action.reason)
+            case actions.RollBackLedger():
+                ports.ledger.roll_back(action.step, action.generation)
+                self._state.reported_through = ports.ledger.reported_through
+            case actions.EndJob():
+                ports.ending.job_ended(action.succeeded, action.reason)
+            case (
+                actions.Welcome()
+                | actions.Assign()
+                | actions.Fence()
+                | actions.Acquire()
+                | actions.RestartTrainer()
+                | actions.TakeCheckpoint()
+                | actions.SealCheckpoint()
+                | actions.DeleteCheckpoint()
+                | actions.StopTraining()
+            ):
+                if not ports.messenger.send(action):
+                    log.debug(
+                        "%s %s dropped: node %s is not connected",
+                        type(action).__name__,
+                        action.id,
+                        action.node,
+                    )
+            case _:
+                assert_never(action)

@@ -1,0 +1,352 @@
+"""What happened: the closed set of inputs of the core, in the past tense.
+
+Every event carries `at` (seconds since the epoch, read at the edge) and `cause_id` (one id follows a cause
+through log, incident and messages). Events hold plain values only. Next: `machine.py`, which handles them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, TrainerId
+from orchestrator.core.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Event:
+    at: float
+    cause_id: CauseId
+
+
+class TrainerPhase(Enum):
+    """Where in its life or in a step a trainer is; sent with every heartbeat."""
+
+    STARTING = "starting"
+    READY = "ready"
+    ACQUIRING = "acquiring"
+    REGROUPING = "regrouping"
+    RESTORING = "restoring"
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    REDUCE = "reduce"
+    VOTE = "vote"
+    OPTIMIZER = "optimizer"
+    BOUNDARY = "boundary"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerStatus:
+    """One trainer as its agent sees it. `start` counts the processes started for this device."""
+
+    trainer: TrainerId
+    start: int
+    pid: int
+    ready: bool
+    store_address: str
+    peer_address: str
+    device_name: str
+    generation: GenerationNumber
+    step: Step
+    phase: TrainerPhase
+    operation: int
+    """Sequence number of the newest collective: tells slow from hung."""
+    waiting: bool
+    """Inside a wait for peers; the one that does not wait is the one the others wait for."""
+    silent_seconds: float
+    """Since the trainer process itself last gave a sign of life."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What one committed step counted, the same on every rank."""
+
+    step: Step
+    generation: GenerationNumber
+    loss: float
+    tokens: int
+    time: float
+    step_seconds: float
+    sample_ids: tuple[int, ...]
+    expert_load: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSubmitted(_Event):
+    """A job was handed to the controller; `resume` continues from what the work directory holds."""
+
+    spec: JobSpec
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerStarted(_Event):
+    """State was loaded from the database: every lease gets a fresh grace period."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRegistered(_Event):
+    """An agent opened its stream (first time, or again after a broken stream or a controller restart)."""
+
+    node: NodeId
+    incarnation: str
+    labels: tuple[tuple[str, str], ...]
+    agent_pid: int
+    generation: GenerationNumber
+    """The newest generation that the agent has seen; 0 for a fresh one."""
+    trainers: tuple[TrainerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeDisconnected(_Event):
+    """The stream of an agent broke."""
+
+    node: NodeId
+    incarnation: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatReceived(_Event):
+    """An agent is alive and says how its trainers are. Changes no rows."""
+
+    node: NodeId
+    incarnation: str
+    trainers: tuple[TrainerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TrainerEvent(_Event):
+    trainer: TrainerId
+    incarnation: str
+    """Incarnation of the agent that says so."""
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerBecameReady(_TrainerEvent):
+    """A trainer has imported, made its device context and waits for a seat."""
+
+    status: TrainerStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerExited(_TrainerEvent):
+    """The process of a trainer ended; its agent starts another while its budget lasts."""
+
+    exit_code: int | None
+    signal: int | None
+    will_restart: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerFellSilent(_TrainerEvent):
+    """The trainer process gave no sign of life for longer than the hang limit (stopped or stuck)."""
+
+    silent_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommunicationFailed(_TrainerEvent):
+    """A collective raised: a peer is gone, which one the trainer cannot always say."""
+
+    generation: GenerationNumber
+    step: Step
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationJoined(_TrainerEvent):
+    """A member built the groups of a generation, shook hands and stands at `committed`."""
+
+    generation: GenerationNumber
+    committed: Step
+    completed_held: bool
+    """The step in flight was completed from held gradients (else it is redone)."""
+    redoes: bool
+    """A step that had begun is computed again."""
+    copied_parts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCommitted(_TrainerEvent):
+    """A step is durable in the sense of the protocol. Changes no rows; goes to the ledger."""
+
+    record: StepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsAcquired(_TrainerEvent):
+    """A background copy has caught up to `version` and follows the donors' commits."""
+
+    acquisition: str
+    version: Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquisitionFailed(_TrainerEvent):
+    """A background copy ended without being caught up."""
+
+    acquisition: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardWritten(_TrainerEvent):
+    """One rank's share of a checkpoint is on durable storage."""
+
+    request: str
+    generation: GenerationNumber
+    step: Step
+    name: str
+    """Folder name of the checkpoint, for example `step-00000120.g0004`."""
+    rank: int
+    shard: str
+    """JSON of the shard entry for the manifest."""
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFailed(_TrainerEvent):
+    """A rank could not write or seal; training is not affected."""
+
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSealed(_TrainerEvent):
+    """The manifest is in place under the final name: the checkpoint can be restored."""
+
+    request: str
+    step: Step
+    name: str
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFailed(_TrainerEvent):
+    """A checkpoint was refused; `damaged` tells damage from a mismatch with the job."""
+
+    generation: GenerationNumber
+    name: str
+    shard: str
+    reason: str
+    damaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRefused(_TrainerEvent):
+    """A trainer will not go on with the state it has: non-finite loss or gradients, or a part that nobody holds."""
+
+    generation: GenerationNumber
+    step: Step
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingEnded(_TrainerEvent):
+    """A member left the loop: all steps done, or stopped at a boundary on request."""
+
+    generation: GenerationNumber
+    step: Step
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerRefused(_TrainerEvent):
+    """A trainer cannot run this job at all (bad data, no memory): trying again would not help."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasesDue(_Event):
+    """Timer: look for silent nodes, hung trainers and waits that ran out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointDue(_Event):
+    """Timer: the checkpoint interval has passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedundancyScanDue(_Event):
+    """Timer: compare replicas as they are with replicas as they should be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionDue(_Event):
+    """Timer: delete checkpoints beyond `checkpoint.keep`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Command(_Event):
+    by: str
+    """Who asked, for the audit log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainRequested(_Command):
+    """A human wants a node emptied: its seat moves first, then it is cordoned."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CordonRequested(_Command):
+    """A human wants a node to get no seat from now on."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UncordonRequested(_Command):
+    """A human gives a node back."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequested(_Command):
+    """A human wants a checkpoint now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested(_Command):
+    """A human wants the job stopped at a boundary, with a resumable checkpoint."""
+
+
+Event = (
+    JobSubmitted
+    | ControllerStarted
+    | NodeRegistered
+    | NodeDisconnected
+    | HeartbeatReceived
+    | TrainerBecameReady
+    | TrainerExited
+    | TrainerFellSilent
+    | CommunicationFailed
+    | GenerationJoined
+    | StepCommitted
+    | PartsAcquired
+    | AcquisitionFailed
+    | ShardWritten
+    | CheckpointFailed
+    | CheckpointSealed
+    | RestoreFailed
+    | StateRefused
+    | TrainingEnded
+    | TrainerRefused
+    | LeasesDue
+    | CheckpointDue
+    | RedundancyScanDue
+    | RetentionDue
+    | DrainRequested
+    | CordonRequested
+    | UncordonRequested
+    | CheckpointRequested
+    | StopRequested
+)

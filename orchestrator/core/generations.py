@@ -1,0 +1,161 @@
+"""Generations: making one, sending it, and who has joined it. What it should be is decided elsewhere.
+
+A generation is stored in the same outcome that sends it, so nobody can know one that a restarted controller does not.
+A planned generation waits beside the one in force until the first of its members has joined it; then it is in force.
+Whatever a member reports from a planned generation counts as that news (`observe`), because the report of the join
+itself may have been lost with a controller. Next: `recovery.py` and `repair.py`, which call `begin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from orchestrator.core import incidents, roster
+from orchestrator.core.actions import Assign
+from orchestrator.core.deal import deal
+from orchestrator.core.decision import Decision
+from orchestrator.core.events import GenerationJoined
+from orchestrator.core.ids import GenerationNumber, IncidentId, NodeId, Rank, Step, TrainerId, node_of
+from orchestrator.core.lifecycle import NodeTrigger
+from orchestrator.core.placement import Placement
+from orchestrator.core.state import FIRST_STATE, Generation, GenerationKind, Member, NodeState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A generation as decided, before it has a number."""
+
+    kind: GenerationKind
+    members: tuple[Member, ...]
+    """In the order of their ranks."""
+    placement: Placement
+    reason: str
+    incident: IncidentId | None = None
+    restore_name: str = ""
+    restore_step: Step = FIRST_STATE
+
+
+def begin(decision: Decision, plan: Plan) -> Generation:
+    """Store a generation and send it to every connected node; unless planned, it is in force from now on."""
+    waits = plan.kind is GenerationKind.PLANNED
+    generation = Generation(
+        number=decision.next_number(),
+        kind=plan.kind,
+        members=ranked(plan.members),
+        placement=plan.placement,
+        deal=deal(decision.job.spec.batch.microbatches, len(plan.members)),
+        restore_name=plan.restore_name,
+        restore_step=plan.restore_step,
+        incident=plan.incident,
+        reason=plan.reason,
+        created_at=decision.at,
+        began_at=None if waits else decision.at,
+    )
+    if waits:
+        decision.state.planned = generation
+        decision.put(generation)
+        decision.state.memory.repair = None
+        decision.state.acquisitions.clear()
+    else:
+        _take_over(decision, generation)
+    for node in roster.connected(decision.state):
+        assign(decision, node, generation)
+    return generation
+
+
+def ranked(members: Sequence[Member]) -> tuple[Member, ...]:
+    """The members with dense ranks in their order."""
+    return tuple(replace(member, rank=Rank(rank)) for rank, member in enumerate(members))
+
+
+def assign(decision: Decision, node: NodeId, generation: Generation) -> None:
+    """Tell one node a generation; telling it again does no harm."""
+    reported = decision.state.reported_through
+    if generation.kind is GenerationKind.RESTORE:
+        reported = min(reported, generation.restore_step) if not roster.all_joined(decision.state) else reported
+    decision.act(
+        Assign(
+            id=decision.action_id(),
+            generation=generation.number,
+            node=node,
+            assignment=generation,
+            reported_through=reported,
+        )
+    )
+
+
+def observe(decision: Decision, trainer: TrainerId, number: GenerationNumber) -> None:
+    """A member speaks from generation `number`: a planned one is in force once an old member does so."""
+    memory = decision.state.memory
+    memory.newest_seen = max(memory.newest_seen, number)
+    planned = decision.state.planned
+    if planned is not None and number == planned.number and roster.member(planned, trainer) is not None:
+        promote(decision)
+
+
+def promote(decision: Decision) -> None:
+    """The planned generation has been entered: from now on it is the one in force."""
+    planned = decision.state.planned
+    assert planned is not None
+    _take_over(decision, replace(planned, began_at=decision.at))
+    decision.say(f"generation {planned.number} has taken over at a step boundary: {planned.reason}", planned.incident)
+
+
+def joined(decision: Decision, event: GenerationJoined) -> None:
+    """A member has regrouped; the last one of a generation ends the regrouping of its incidents."""
+    observe(decision, event.trainer, event.generation)
+    generation = decision.state.generation
+    if generation is None or generation.number != event.generation:
+        return
+    if not roster.is_member(generation, event.trainer, event.start):
+        return
+    decision.state.memory.redone |= event.redoes
+    decision.state.committed = max(decision.state.committed, event.committed)
+    seen_at_work(decision, event.trainer)
+
+
+def seen_at_work(decision: Decision, *trainers: TrainerId) -> None:
+    """These members are known to have joined the generation in force."""
+    state = decision.state
+    new = [trainer for trainer in trainers if trainer not in state.joined]
+    if not new or state.generation is None:
+        return
+    state.joined.update(new)
+    state.memory.progress_at = decision.at
+    if roster.all_joined(state):
+        incidents.regrouped(decision, state.generation, redone=state.memory.redone)
+
+
+def _take_over(decision: Decision, generation: Generation) -> None:
+    """Make a generation the one in force, and forget what belonged to the one before."""
+    state, memory = decision.state, decision.state.memory
+    state.generation = generation
+    state.planned = None
+    state.joined.clear()
+    state.acquisitions.clear()
+    memory.repair = None
+    memory.blame = None
+    memory.redone = False
+    memory.ended.clear()
+    memory.busy_share.clear()
+    memory.stragglers = ()
+    memory.waiting_since = None if generation.members else decision.at
+    memory.progress_at = decision.at
+    if generation.kind is not GenerationKind.PLANNED:
+        memory.generations_without_commit += 1
+        memory.acquire_failures.clear()
+    decision.put(generation)
+    _reseat(decision, generation)
+
+
+def _reseat(decision: Decision, generation: Generation) -> None:
+    """Nodes with a member are active, live nodes without one are spares."""
+    seated = {node_of(member.trainer) for member in generation.members}
+    for node in roster.nodes_in_order(decision.state):
+        state = decision.state.nodes[node].state
+        if node in seated and state is NodeState.SPARE:
+            decision.move_node(node, NodeTrigger.SEAT, f"has a seat in generation {generation.number}")
+        elif node not in seated and state in (NodeState.ACTIVE, NodeState.DRAINING):
+            reason = f"has no seat in generation {generation.number}"
+            decision.move_node(node, NodeTrigger.UNSEAT, reason)

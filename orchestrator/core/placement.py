@@ -1,0 +1,255 @@
+"""Which ranks hold which expert. Pure functions over plain values; rank r stands on `nodes[r]`.
+
+A placement maps expert -> ranks, the first being the primary. Three laws hold for every result, and the property
+tests look for a counterexample: no two replicas of an expert on one node; as many replicas as asked for, while there
+are that many nodes; loads as even as whole replicas allow.
+
+`fresh` makes a placement from nothing: a ring, because with active-active replicas a ring leaves the least risk for
+an even load (a node's partners are its neighbours only, while its work is shared by both). `remove` follows a loss
+and moves nothing. `repair` fills gaps and gives newcomers their share with the fewest copies. `replica_counts` is
+the allocation rule of Lazarus (arXiv 2407.04656): hot experts get more of the spare room, none gets less than the
+floor. Next: `repair.py` and `generations.py`, which use this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.core.ids import NodeId, Rank
+
+Placement = tuple[tuple[Rank, ...], ...]
+
+
+def fresh(
+    nodes: Sequence[NodeId],
+    experts: int,
+    replicas: int,
+    counts: Sequence[int] = (),
+    loads: Sequence[int] = (),
+) -> Placement:
+    """A placement from nothing: a ring, or packed by `loads` (tokens per expert) when they are given.
+
+    `counts` asks for more than `replicas` copies of some experts (see `replica_counts`); each is capped at the
+    number of distinct nodes.
+    """
+    distinct = len(set(nodes))
+    wanted = [min(max(replicas, counts[expert] if counts else 0), distinct) for expert in range(experts)]
+    if loads:
+        return _packed(nodes, wanted, loads)
+    return _ring(nodes, wanted)
+
+
+def remove(placement: Placement, new_rank: dict[Rank, Rank]) -> Placement:
+    """The placement without the ranks that have no new number. Order is kept, so the next backup leads."""
+    return tuple(tuple(new_rank[rank] for rank in ranks if rank in new_rank) for ranks in placement)
+
+
+def lost_experts(placement: Placement) -> tuple[int, ...]:
+    """Experts that nobody holds."""
+    return tuple(expert for expert, ranks in enumerate(placement) if not ranks)
+
+
+def missing(placement: Placement, nodes: Sequence[NodeId], replicas: int) -> tuple[int, ...]:
+    """Experts on fewer distinct nodes than `replicas`, or than there are."""
+    wanted = min(replicas, len(set(nodes)))
+    return tuple(
+        expert for expert, ranks in enumerate(placement) if len({nodes[rank] for rank in ranks}) < wanted
+    )
+
+
+def repair(
+    placement: Placement,
+    nodes: Sequence[NodeId],
+    replicas: int,
+    newcomers: Sequence[Rank] = (),
+    loads: Sequence[int] = (),
+) -> Placement:
+    """Fill gaps up to `replicas`, then give newcomers their share; nothing else moves.
+
+    A gap goes to the rank with the fewest replicas (then the least load, then the lowest number) on a node that has
+    none of that expert. A newcomer then takes over replicas from whoever has the most, until taking one more would
+    not make things more even.
+    """
+    assert all(placement), "an expert without any replica cannot be repaired, only restored"
+    shelf = _Shelf(placement, nodes, loads)
+    wanted = min(replicas, len(set(nodes)))
+    for expert in range(len(placement)):
+        while len(shelf.holders[expert]) < wanted:
+            shelf.add(expert, shelf.best_for(expert))
+    for newcomer in newcomers:
+        while shelf.take_over(newcomer):
+            pass
+    return shelf.placement()
+
+
+def replica_counts(loads: Sequence[int], slots: int, floor: int, cap: int) -> tuple[int, ...]:
+    """How many replicas each expert gets of `slots`: in proportion to load, at least `floor`, at most `cap`.
+
+    After Lazarus: experts from the least to the most loaded, each gets its share of the room that is left, while
+    the floor of those to come is set aside. Raises ValueError when there is no room for the floor.
+    """
+    if not 1 <= floor <= cap:
+        raise ValueError(f"a floor of {floor} replicas does not fit under a cap of {cap}: use at most {cap}")
+    if slots < len(loads) * floor:
+        raise ValueError(f"{slots} slots are too few for {len(loads)} experts with {floor} replicas each")
+    counts = [0] * len(loads)
+    left = slots
+    order = sorted(range(len(loads)), key=lambda expert: (loads[expert], expert))
+    for place, expert in enumerate(order):
+        to_come = order[place:]
+        total = sum(loads[other] for other in to_come)
+        share = left * loads[expert] // total if total else left // len(to_come)
+        available = left - floor * (len(to_come) - 1)
+        counts[expert] = min(max(share, floor), cap, available)
+        left -= counts[expert]
+    return tuple(counts)
+
+
+def load_by_rank(placement: Placement, ranks: int, loads: Sequence[int]) -> tuple[float, ...]:
+    """Expected load of each rank when an expert's tokens are divided evenly over its replicas."""
+    total = [0.0] * ranks
+    for holders, load in zip(placement, loads, strict=True):
+        for rank in holders:
+            total[rank] += load / len(holders)
+    return tuple(total)
+
+
+def copies(before: Placement, after: Placement) -> int:
+    """Replicas of `after` that have to be copied from somewhere."""
+    return sum(len(set(new) - set(old)) for old, new in zip(before, after, strict=True))
+
+
+def _ring(nodes: Sequence[NodeId], wanted: Sequence[int]) -> Placement:
+    """Primaries in turn; the next replica on the next node of the ring, on its rank with the fewest replicas."""
+    by_node = _ranks_by_node(nodes)
+    ring = list(by_node)
+    held = [0] * len(nodes)
+    placement: list[tuple[Rank, ...]] = []
+    for expert, count in enumerate(wanted):
+        primary = Rank(expert % len(nodes))
+        start = ring.index(nodes[primary])
+        chosen = [primary]
+        held[primary] += 1
+        for offset in range(1, count):
+            node = ring[(start + offset) % len(ring)]
+            rank = min(by_node[node], key=lambda rank: (held[rank], rank))
+            chosen.append(rank)
+            held[rank] += 1
+        placement.append(tuple(chosen))
+    shelf = _Shelf(tuple(placement), nodes, ())
+    shelf.level()
+    return shelf.placement()
+
+
+def _packed(nodes: Sequence[NodeId], wanted: Sequence[int], loads: Sequence[int]) -> Placement:
+    """Heaviest share first, each replica to the least loaded rank among those with room."""
+    empty = tuple(() for _ in wanted)
+    shelf = _Shelf(empty, nodes, loads, wanted)
+    for expert in sorted(range(len(wanted)), key=lambda expert: (-loads[expert] / wanted[expert], expert)):
+        for _ in range(wanted[expert]):
+            shelf.add(expert, shelf.lightest_for(expert))
+    shelf.level()
+    return shelf.placement()
+
+
+def _ranks_by_node(nodes: Sequence[NodeId]) -> dict[NodeId, list[Rank]]:
+    ranks: dict[NodeId, list[Rank]] = {}
+    for rank, node in enumerate(nodes):
+        ranks.setdefault(node, []).append(Rank(rank))
+    return ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Move:
+    expert: int
+    donor: Rank
+
+
+class _Shelf:
+    """A placement while it is being made: who holds how much, and where one more may go."""
+
+    def __init__(
+        self, placement: Placement, nodes: Sequence[NodeId], loads: Sequence[int], wanted: Sequence[int] = ()
+    ) -> None:
+        self.holders = [list(ranks) for ranks in placement]
+        self.nodes = nodes
+        replicas = wanted or [max(1, len(ranks)) for ranks in placement]
+        self._share = (
+            [load / count for load, count in zip(loads, replicas, strict=True)]
+            if loads
+            else [0.0] * len(placement)
+        )
+        self.held = [0] * len(nodes)
+        self.load = [0.0] * len(nodes)
+        for expert, ranks in enumerate(placement):
+            for rank in ranks:
+                self._count(expert, rank, 1)
+
+    def add(self, expert: int, rank: Rank) -> None:
+        self.holders[expert].append(rank)
+        self._count(expert, rank, 1)
+
+    def best_for(self, expert: int) -> Rank:
+        """Fewest replicas first: memory is what a rank has least of."""
+        return min(self._free_for(expert), key=lambda rank: (self.held[rank], self.load[rank], rank))
+
+    def lightest_for(self, expert: int) -> Rank:
+        """Least load first, among the ranks that have not more replicas than an even share yet."""
+        total = sum(self.held) + 1
+        room = -(-total // len(self.nodes))
+        free = self._free_for(expert)
+        roomy = [rank for rank in free if self.held[rank] < room] or free
+        return min(roomy, key=lambda rank: (self.load[rank], self.held[rank], rank))
+
+    def take_over(self, newcomer: Rank) -> bool:
+        """Move one replica to a newcomer, if that makes the fullest rank less full. False when it would not."""
+        move = self._move_to(newcomer)
+        if move is None:
+            return False
+        self._replace(move, newcomer)
+        return True
+
+    def level(self) -> None:
+        """Move single replicas from the fullest ranks to the emptiest while that helps. Each move helps, so it ends."""
+        moved = True
+        while moved:
+            moved = False
+            for rank in sorted(range(len(self.nodes)), key=lambda rank: (self.held[rank], rank)):
+                if self.take_over(Rank(rank)):
+                    moved = True
+                    break
+
+    def placement(self) -> Placement:
+        return tuple(tuple(ranks) for ranks in self.holders)
+
+    def _move_to(self, receiver: Rank) -> _Move | None:
+        """A replica of the fullest rank that has two more than the receiver and one that may go there."""
+        fullest = sorted(range(len(self.nodes)), key=lambda rank: (-self.held[rank], -self.load[rank], rank))
+        for donor in fullest:
+            if self.held[donor] - self.held[receiver] < 2:
+                return None
+            heaviest_backup_first = sorted(
+                (expert for expert, ranks in enumerate(self.holders) if donor in ranks),
+                key=lambda expert: (self.holders[expert][0] == donor, -self._share[expert], expert),
+            )
+            for expert in heaviest_backup_first:
+                others = {self.nodes[rank] for rank in self.holders[expert] if rank != donor}
+                if receiver not in self.holders[expert] and self.nodes[receiver] not in others:
+                    return _Move(expert=expert, donor=Rank(donor))
+        return None
+
+    def _replace(self, move: _Move, receiver: Rank) -> None:
+        ranks = self.holders[move.expert]
+        ranks[ranks.index(move.donor)] = receiver
+        self._count(move.expert, move.donor, -1)
+        self._count(move.expert, receiver, 1)
+
+    def _free_for(self, expert: int) -> list[Rank]:
+        """Ranks on nodes that have none of this expert."""
+        taken = {self.nodes[rank] for rank in self.holders[expert]}
+        return [Rank(rank) for rank in range(len(self.nodes)) if self.nodes[rank] not in taken]
+
+    def _count(self, expert: int, rank: Rank, by: int) -> None:
+        self.held[rank] += by
+        self.load[rank] += by * self._share[expert]

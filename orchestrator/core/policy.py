@@ -1,0 +1,106 @@
+"""Every threshold and limit that decisions depend on, in one frozen value.
+
+Times that a job can set come from its `timeouts`; the rest are limits on how often something is tried again, each
+with its reason. No decision is made here. Next: `recovery.py` and `membership.py`, which read most of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from orchestrator.core.spec import JobSpec, TimeoutSpec
+from orchestrator.core.state import GenerationKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Seconds unless a name says else."""
+
+    heartbeat_seconds: float
+    blame_seconds: float
+    """After a communication failure: how long its cause may take to show itself."""
+    lease_seconds: float
+    suspect_seconds: float
+    """A heartbeat that is late by this much makes a node suspect; nothing else follows from it."""
+    hang_seconds: float
+    stall_seconds: float
+    regroup_seconds: float
+    start_seconds: float
+    acquire_seconds: float
+    planned_seconds: float
+    """A planned generation that nobody has joined by then takes over at once instead of at a boundary."""
+    checkpoint_seconds: float
+    """From the request to the seal; a checkpoint moves as many bytes as an acquisition."""
+
+    start_patience_seconds: float = 10.0
+    """With enough trainers ready: how long to wait for the first ones by name, so that runs look alike."""
+    newcomer_seconds: float = 15.0
+    """How long survivors leave a seat to a trainer that is starting, before they copy its replicas themselves."""
+    usual_steps_of_a_stall: float = 10.0
+    """A stall also lasts at least this many usual steps."""
+    recent_steps: int = 32
+    """Committed steps from which the usual step is taken."""
+    acquire_attempts: int = 3
+    """Failed copies after which a trainer is left alone."""
+    checkpoint_attempts: int = 2
+    """Failed checkpoints in a row after which a job stops or finishes without one."""
+    refusals_at_a_step: int = 2
+    """Restores from the same state that end in a refused step: a third would too."""
+    idle_generations: int = 10
+    """Generations in a row without a committed step, beyond one per node, after which the job fails."""
+    load_imbalance: float = 1.25
+    """Highest expected load over the mean from which a fresh placement looks at loads instead of the ring."""
+    straggler_ratio: float = 1.3
+    """A straggler is busy for at least this much longer than the median member."""
+    straggler_deviations: float = 3.5
+    """And by this many robust standard deviations."""
+    busy_share_memory: float = 0.95
+    """Weight of the past in the moving average of a member's busy time, per heartbeat."""
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Policy:
+        """The policy of a job."""
+        return cls._from_timeouts(spec.timeouts)
+
+    @classmethod
+    def _from_timeouts(cls, timeouts: TimeoutSpec) -> Policy:
+        return cls(
+            heartbeat_seconds=timeouts.heartbeat_seconds,
+            blame_seconds=timeouts.blame_seconds,
+            lease_seconds=timeouts.lease_seconds,
+            suspect_seconds=timeouts.lease_seconds / 2,
+            hang_seconds=timeouts.hang_seconds,
+            stall_seconds=timeouts.stall_seconds,
+            regroup_seconds=timeouts.regroup_seconds,
+            start_seconds=timeouts.start_seconds,
+            acquire_seconds=timeouts.acquire_seconds,
+            planned_seconds=timeouts.regroup_seconds,
+            checkpoint_seconds=timeouts.acquire_seconds,
+        )
+
+    def for_job(self, spec: JobSpec) -> Policy:
+        """The same limits with the times of another job."""
+        times = Policy.of(spec)
+        return replace(
+            self,
+            heartbeat_seconds=times.heartbeat_seconds,
+            blame_seconds=times.blame_seconds,
+            lease_seconds=times.lease_seconds,
+            suspect_seconds=times.suspect_seconds,
+            hang_seconds=times.hang_seconds,
+            stall_seconds=times.stall_seconds,
+            regroup_seconds=times.regroup_seconds,
+            start_seconds=times.start_seconds,
+            acquire_seconds=times.acquire_seconds,
+            planned_seconds=times.planned_seconds,
+            checkpoint_seconds=times.checkpoint_seconds,
+        )
+
+    def join_seconds(self, kind: GenerationKind) -> float:
+        """How long the members of a generation may take to join it; reading a checkpoint comes on top."""
+        extra = self.acquire_seconds if kind is GenerationKind.RESTORE else 0.0
+        return self.regroup_seconds + extra
+
+    def idle_generations_of(self, nodes: int) -> int:
+        """How many generations in a row may commit nothing, for a job of so many nodes."""
+        return self.idle_generations + nodes

@@ -1,0 +1,124 @@
+"""Who is there: questions about members and trainers that several topics ask. Reads the state, changes nothing.
+
+Next: `membership.py`, which keeps the views current; `generations.py`, which seats people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.core.decision import in_order, natural
+from orchestrator.core.events import TrainerPhase, TrainerStatus
+from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
+from orchestrator.core.policy import Policy
+from orchestrator.core.spec import ClusterSpec
+from orchestrator.core.state import ClusterState, Generation, Member, NodeState
+
+LIVE = (NodeState.SPARE, NodeState.ACTIVE, NodeState.DRAINING)
+
+AT_WORK = (
+    TrainerPhase.FORWARD,
+    TrainerPhase.BACKWARD,
+    TrainerPhase.REDUCE,
+    TrainerPhase.VOTE,
+    TrainerPhase.OPTIMIZER,
+    TrainerPhase.FINISHED,
+)
+"""Phases that only a trainer that has joined its generation can be in."""
+
+SEATED = (*AT_WORK, TrainerPhase.BOUNDARY, TrainerPhase.REGROUPING, TrainerPhase.RESTORING)
+
+
+def seats(cluster: ClusterSpec) -> int:
+    """How many trainers the job wants."""
+    return cluster.nodes * cluster.devices_per_node
+
+
+def member(generation: Generation | None, trainer: TrainerId) -> Member | None:
+    """The seat of a trainer, whichever process of it has it."""
+    if generation is None:
+        return None
+    return next((each for each in generation.members if each.trainer == trainer), None)
+
+
+def is_member(generation: Generation | None, trainer: TrainerId, start: int) -> bool:
+    """This very process has a seat."""
+    seat = member(generation, trainer)
+    return seat is not None and seat.start == start
+
+
+def members_on(generation: Generation | None, node: NodeId) -> tuple[Member, ...]:
+    """Members on a node, by rank."""
+    if generation is None:
+        return ()
+    return tuple(each for each in generation.members if node_of(each.trainer) == node)
+
+
+def nodes_by_rank(generation: Generation) -> tuple[NodeId, ...]:
+    """The failure domain of every rank."""
+    return tuple(node_of(each.trainer) for each in generation.members)
+
+
+def all_joined(state: ClusterState) -> bool:
+    """The generation in force has members, and all of them have regrouped."""
+    generation = state.generation
+    return (
+        generation is not None
+        and bool(generation.members)
+        and all(each.trainer in state.joined for each in generation.members)
+    )
+
+
+def status_of(state: ClusterState, trainer: TrainerId) -> TrainerStatus | None:
+    """What was last heard of a trainer."""
+    view = state.views.get(node_of(trainer))
+    return view.trainers.get(trainer) if view else None
+
+
+def nodes_in_order(state: ClusterState) -> tuple[NodeId, ...]:
+    """All nodes, `node-2` before `node-10`."""
+    return tuple(sorted(state.nodes, key=natural))
+
+
+def connected(state: ClusterState) -> tuple[NodeId, ...]:
+    """Nodes that messages reach, in order."""
+    return tuple(node for node in nodes_in_order(state) if node in state.views and state.views[node].connected)
+
+
+def free(state: ClusterState, policy: Policy) -> tuple[Member, ...]:
+    """Trainers that could take a seat now, in order; as members without a rank yet (0)."""
+    return tuple(
+        Member(
+            trainer=status.trainer,
+            start=status.start,
+            rank=Rank(0),
+            store_address=status.store_address,
+            peer_address=status.peer_address,
+        )
+        for status in _candidates(state)
+        if status.ready
+        and status.silent_seconds < policy.hang_seconds
+        and status.start > state.memory.fenced_starts.get(status.trainer, 0)
+    )
+
+
+def starting(state: ClusterState) -> tuple[TrainerId, ...]:
+    """Trainers that will be free once they have started, in order."""
+    return tuple(
+        status.trainer
+        for status in _candidates(state)
+        if not status.ready or status.start <= state.memory.fenced_starts.get(status.trainer, 0)
+    )
+
+
+def _candidates(state: ClusterState) -> Iterator[TrainerStatus]:
+    """Trainers without a seat on nodes that may give one, in order."""
+    memory = state.memory
+    for node in connected(state):
+        entity = state.nodes[node]
+        if entity.cordoned or entity.state not in (NodeState.SPARE, NodeState.ACTIVE):
+            continue
+        for trainer in sorted(state.views[node].trainers, key=in_order):
+            seated = member(state.generation, trainer) or member(state.planned, trainer)
+            if seated is None and trainer not in memory.refused:
+                yield state.views[node].trainers[trainer]

@@ -1,0 +1,129 @@
+"""The job as it was asked for: frozen values with their defaults, and nothing else.
+
+Validation is in `spec_rules.py`, reading files in `orchestrator/jobfile.py`. Workers receive the whole spec, with
+every default filled in, as a mapping of these names. Times are in seconds, sizes in bytes unless a name says else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Precision(Enum):
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    """float32 master weights, bfloat16 compute."""
+    FLOAT64 = "float64"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    path: str
+    """A file, a folder, a glob, or `stdlib` for the sources of the Python standard library."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    nodes: int = 4
+    spares: int = 1
+    devices_per_node: int = 1
+    replicas: int = 2
+    """Live copies of each expert, never two on one node."""
+    trainer_restarts: int = 3
+    """How often an agent starts a trainer again before it gives the device up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSpec:
+    microbatches: int = 12
+    microbatch_size: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    experts: int = 16
+    top_k: int = 2
+    expert_width: int = 192
+    sequence_length: int = 128
+    vocabulary: int = 256
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    aux_loss: float = 0.01
+    router_temperature: float = 1.0
+    router_noise: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSpec:
+    learning_rate: float = 0.002
+    warmup_steps: int = 20
+    final_learning_rate_ratio: float = 0.1
+    """Cosine decay ends here, as a share of `learning_rate`, at step `steps`."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSpec:
+    interval_seconds: float = 900.0
+    keep: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutSpec:
+    """These nest: heartbeat < lease, hang < collective < regroup; `spec_rules` refuses a plan that does not."""
+
+    heartbeat_seconds: float = 0.2
+    blame_seconds: float = 0.5
+    """After a communication failure: how long to wait for its cause before groups are rebuilt with the same members."""
+    lease_seconds: float = 3.0
+    """A node without a heartbeat for this long is dead."""
+    hang_seconds: float = 3.0
+    """A trainer without a sign of life for this long is stopped or stuck."""
+    stall_seconds: float = 60.0
+    """No step for this long (and ten times the usual step) while everybody looks alive: break it up."""
+    collective_seconds: float = 120.0
+    regroup_seconds: float = 150.0
+    start_seconds: float = 180.0
+    acquire_seconds: float = 300.0
+    orphan_seconds: float = 120.0
+    """An agent without a controller for this long ends itself (training goes on until then)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultSpec:
+    """A failure to inject: a real signal, sent by the victim to itself at an exact point."""
+
+    kind: str
+    """sigkill | sigstop"""
+    node: str
+    step: int
+    phase: str = "forward"
+    """forward | dispatch | backward | reduce | vote | optimizer | boundary | checkpoint | regroup | acquire"""
+    target: str = "node"
+    """node (agent and trainers) | trainer"""
+    device: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    name: str
+    data: DataSpec
+    seed: int = 0
+    steps: int = 200
+    precision: Precision = Precision.FLOAT32
+    cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    batch: BatchSpec = field(default_factory=BatchSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
+    timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
+    faults: tuple[FaultSpec, ...] = ()

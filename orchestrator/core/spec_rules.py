@@ -1,0 +1,212 @@
+"""What a job must satisfy before anything is started: every problem at once, each with its remedy.
+
+Pure: relations between the values of a `JobSpec`, and nothing about files or machines (`orchestrator/jobfile.py`
+looks at the disk, `spec_mapping.py` at names and types). Next: `policy.py`, built from a spec that passed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+
+from orchestrator.core.ids import NodeId
+from orchestrator.core.spec import ClusterSpec, FaultSpec, JobSpec, ModelSpec, TimeoutSpec
+
+FAULT_KINDS = ("sigkill", "sigstop")
+FAULT_PHASES = (
+    "forward",
+    "dispatch",
+    "backward",
+    "reduce",
+    "vote",
+    "optimizer",
+    "boundary",
+    "checkpoint",
+    "regroup",
+    "acquire",
+)
+FAULT_TARGETS = ("node", "trainer")
+
+BYTE_VALUES = 256
+
+_AT_LEAST_ZERO = frozenset(
+    {
+        "seed",
+        "cluster.spares",
+        "cluster.trainer_restarts",
+        "model.aux_loss",
+        "model.router_noise",
+        "optimizer.warmup_steps",
+        "optimizer.final_learning_rate_ratio",
+        "optimizer.beta1",
+        "optimizer.beta2",
+        "optimizer.weight_decay",
+    }
+)
+"""Numbers that may be 0; all others must be positive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a job: the field by its dotted name, what it holds, what to do about it."""
+
+    field: str
+    value: object
+    remedy: str
+
+    def __str__(self) -> str:
+        shown = self.value if isinstance(self.value, str) and self.value else repr(self.value)
+        return f"{self.field}: {shown}: {self.remedy}"
+
+
+def node_ids(cluster: ClusterSpec) -> tuple[NodeId, ...]:
+    """The nodes of a job in their natural order: those that train at first, then the spares."""
+    return tuple(NodeId(f"node-{number}") for number in range(1, cluster.nodes + cluster.spares + 1))
+
+
+def problems(spec: JobSpec) -> tuple[Problem, ...]:
+    """All that is wrong with a job, in the order of its fields; empty for a job that can run.
+
+    Relations are looked at only where the numbers in them make sense by themselves, so that one mistake
+    is told once.
+    """
+    found = list(_numbers(spec, ""))
+    odd = {problem.field for problem in found}
+    relations = (
+        *_job(spec),
+        *_cluster(spec.cluster),
+        *_model(spec),
+        *_optimizer(spec),
+        *_timeouts(spec.timeouts),
+    )
+    found += [problem for fields_read, problem in relations if not odd.intersection(fields_read)]
+    for index, fault in enumerate(spec.faults):
+        found += _fault(spec, index, fault)
+    return tuple(found)
+
+
+type_of_relation = tuple[tuple[str, ...], Problem]
+"""The fields that a relation reads, and what is wrong with them."""
+
+
+def _numbers(value: object, prefix: str) -> Iterator[Problem]:
+    """Every number of a spec, however deep: finite, and not below what it may be."""
+    assert is_dataclass(value), value
+    for each in fields(value):
+        name = f"{prefix}{each.name}"
+        inner = getattr(value, each.name)
+        if is_dataclass(inner):
+            yield from _numbers(inner, f"{name}.")
+        elif isinstance(inner, int | float) and not isinstance(inner, bool):
+            if not math.isfinite(inner):
+                yield Problem(field=name, value=inner, remedy="give a finite number")
+            elif inner < 0 or (inner == 0 and name not in _AT_LEAST_ZERO):
+                least = "0 or more" if name in _AT_LEAST_ZERO else "more than 0"
+                yield Problem(field=name, value=inner, remedy=f"give {least}")
+
+
+def _job(spec: JobSpec) -> Iterator[type_of_relation]:
+    allowed = spec.name.replace("-", "").replace("_", "").replace(".", "")
+    if not (allowed.isascii() and allowed.isalnum()) or spec.name.startswith("."):
+        remedy = "name the job with letters, digits, '-', '_' and '.'; it becomes the name of a folder"
+        yield ("name",), Problem(field="name", value=spec.name, remedy=remedy)
+    if not spec.data.path.strip():
+        remedy = "name a file, a folder, a glob, or 'stdlib'"
+        yield ("data.path",), Problem(field="data.path", value=spec.data.path, remedy=remedy)
+
+
+def _cluster(cluster: ClusterSpec) -> Iterator[type_of_relation]:
+    if cluster.replicas > cluster.nodes:
+        remedy = (
+            f"replicas of an expert stand on different nodes, and there are {cluster.nodes}: "
+            f"set cluster.replicas to {cluster.nodes} or less, or cluster.nodes to {cluster.replicas} or more"
+        )
+        problem = Problem(field="cluster.replicas", value=cluster.replicas, remedy=remedy)
+        yield ("cluster.replicas", "cluster.nodes"), problem
+
+
+def _model(spec: JobSpec) -> Iterator[type_of_relation]:
+    model = spec.model
+    for name, by in (("width", "heads"), ("heads", "kv_heads")):
+        dividend, divisor = getattr(model, name), getattr(model, by)
+        if divisor > 0 and dividend % divisor:
+            near = max(1, round(dividend / divisor)) * divisor
+            remedy = f"it must be a multiple of model.{by} ({divisor}): {near} is the nearest"
+            problem = Problem(field=f"model.{name}", value=dividend, remedy=remedy)
+            yield (f"model.{name}", f"model.{by}"), problem
+    yield from _heads_rotate(model)
+    if model.top_k > model.experts:
+        remedy = f"a token cannot go to more experts than there are: set it to {model.experts} or less"
+        yield ("model.top_k", "model.experts"), Problem(field="model.top_k", value=model.top_k, remedy=remedy)
+    trainers = spec.cluster.nodes * spec.cluster.devices_per_node
+    slots = model.experts * spec.cluster.replicas
+    if slots < trainers:
+        needed = -(-trainers // max(1, spec.cluster.replicas))
+        remedy = (
+            f"with {spec.cluster.replicas} replicas it fills {slots} places, too few for {trainers} trainers: "
+            f"set model.experts to {needed} or more, or use fewer nodes or devices"
+        )
+        reads = ("model.experts", "cluster.replicas", "cluster.nodes", "cluster.devices_per_node")
+        yield reads, Problem(field="model.experts", value=model.experts, remedy=remedy)
+    if model.vocabulary < BYTE_VALUES:
+        remedy = f"text is read as bytes: set it to {BYTE_VALUES} or more"
+        yield ("model.vocabulary",), Problem(field="model.vocabulary", value=model.vocabulary, remedy=remedy)
+
+
+def _heads_rotate(model: ModelSpec) -> Iterator[type_of_relation]:
+    """Rotary position embedding turns pairs of channels, so a head needs an even number of them."""
+    if model.heads > 0 and model.width % model.heads == 0 and (model.width // model.heads) % 2:
+        remedy = f"a head would be {model.width // model.heads} wide: make model.width / model.heads even"
+        yield ("model.width", "model.heads"), Problem(field="model.width", value=model.width, remedy=remedy)
+
+
+def _optimizer(spec: JobSpec) -> Iterator[type_of_relation]:
+    for name in ("beta1", "beta2"):
+        value = getattr(spec.optimizer, name)
+        if value >= 1.0:
+            field = f"optimizer.{name}"
+            yield (field,), Problem(field=field, value=value, remedy="give a number from 0 to less than 1")
+    ratio = spec.optimizer.final_learning_rate_ratio
+    if ratio > 1.0:
+        field = "optimizer.final_learning_rate_ratio"
+        yield (
+            (field,),
+            Problem(field=field, value=ratio, remedy="give a share of the learning rate, from 0 to 1"),
+        )
+
+
+def _timeouts(timeouts: TimeoutSpec) -> Iterator[type_of_relation]:
+    nests = (
+        ("heartbeat_seconds", "lease_seconds", "one late heartbeat would kill a node"),
+        ("heartbeat_seconds", "hang_seconds", "a trainer would look hung between two heartbeats"),
+        ("hang_seconds", "collective_seconds", "a collective would fail before the hung trainer is named"),
+        ("hang_seconds", "stall_seconds", "a stall would be called before the hung trainer is named"),
+        ("collective_seconds", "regroup_seconds", "a regroup would be given up before its collectives are"),
+        ("lease_seconds", "orphan_seconds", "agents would end themselves before the controller is back"),
+    )
+    for shorter, longer, because in nests:
+        low, high = getattr(timeouts, shorter), getattr(timeouts, longer)
+        if low >= high:
+            remedy = f"must be longer than timeouts.{shorter} ({low:g}), else {because}"
+            problem = Problem(field=f"timeouts.{longer}", value=high, remedy=remedy)
+            yield (f"timeouts.{shorter}", f"timeouts.{longer}"), problem
+
+
+def _fault(spec: JobSpec, index: int, fault: FaultSpec) -> Iterator[Problem]:
+    prefix = f"faults.{index}"
+    choices = (
+        ("kind", fault.kind, FAULT_KINDS),
+        ("phase", fault.phase, FAULT_PHASES),
+        ("target", fault.target, FAULT_TARGETS),
+        ("node", fault.node, tuple(str(node) for node in node_ids(spec.cluster))),
+    )
+    for name, value, allowed in choices:
+        if value not in allowed:
+            yield Problem(field=f"{prefix}.{name}", value=value, remedy=f"choose one of {', '.join(allowed)}")
+    if not 1 <= fault.step <= spec.steps:
+        remedy = f"steps of this job are 1 to {spec.steps}"
+        yield Problem(field=f"{prefix}.step", value=fault.step, remedy=remedy)
+    if not 0 <= fault.device < spec.cluster.devices_per_node:
+        remedy = f"devices of a node are 0 to {spec.cluster.devices_per_node - 1}"
+        yield Problem(field=f"{prefix}.device", value=fault.device, remedy=remedy)

@@ -1,0 +1,319 @@
+"""What the controller knows: data only, changed in place by the functions of this package.
+
+Entities that live in the database are frozen and replaced whole (`Job`, `Node`, `Generation`, `Incident`,
+`Checkpoint`); what is rebuilt after a restart (`NodeView`, `Memory`, acquisitions) is not stored. Next: `machine.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from orchestrator.core.events import TrainerStatus
+from orchestrator.core.ids import (
+    GenerationNumber,
+    IncidentId,
+    JobId,
+    NodeId,
+    Rank,
+    Step,
+    TrainerId,
+)
+from orchestrator.core.spec import JobSpec
+
+NO_GENERATION = GenerationNumber(0)
+FIRST_STATE = Step(0)
+
+
+class JobState(Enum):
+    PENDING = "pending"
+    """Waiting for enough ready nodes."""
+    RUNNING = "running"
+    RECOVERING = "recovering"
+    """A new generation has been sent and has not committed a step yet."""
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+class NodeState(Enum):
+    REQUESTED = "requested"
+    """Asked of the cluster, no agent seen yet."""
+    SPARE = "spare"
+    """Alive, no seat."""
+    ACTIVE = "active"
+    """Alive, at least one of its trainers is a member."""
+    SUSPECT = "suspect"
+    """Stream broken or heartbeat late; not yet given up."""
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+class GenerationKind(Enum):
+    INITIAL = "initial"
+    IMMEDIATE = "immediate"
+    """Replaces a broken generation: abandon what runs."""
+    PLANNED = "planned"
+    """Takes over at a step boundary that all old members agree on."""
+    RESTORE = "restore"
+    """Everybody reads a checkpoint (or makes the seed state) first."""
+
+
+class IncidentKind(Enum):
+    NODE_LOST = "node-lost"
+    TRAINER_LOST = "trainer-lost"
+    TRAINER_HUNG = "trainer-hung"
+    COMMUNICATION = "communication"
+    STATE_REFUSED = "state-refused"
+    CHECKPOINT_DAMAGED = "checkpoint-damaged"
+    DRAIN = "drain"
+
+
+class CheckpointPurpose(Enum):
+    """Who wants a checkpoint; all but the timer's are taken again when they fail."""
+
+    INTERVAL = "interval"
+    ASKED = "asked"
+    STOP = "stop"
+    FINISH = "finish"
+
+
+class CheckpointState(Enum):
+    REQUESTED = "requested"
+    WRITING = "writing"
+    SEALED = "sealed"
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    id: JobId
+    spec: JobSpec
+    state: JobState
+    reason: str
+    submitted_at: float
+    started_at: float | None = None
+    """First committed step's generation was sent."""
+    ended_at: float | None = None
+    next_incident: int = 1
+    next_request: int = 1
+    starts: int = 1
+    """Controllers that have worked on this job; the first part of every action id, so that none repeats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    id: NodeId
+    state: NodeState
+    cordoned: bool
+    incarnation: str
+    labels: tuple[tuple[str, str], ...]
+    agent_pid: int
+    reason: str
+    changed_at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeView:
+    """The volatile side of a node: rebuilt from registrations and heartbeats."""
+
+    connected: bool
+    last_seen: float
+    trainers: dict[TrainerId, TrainerStatus] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A trainer with a seat in a generation."""
+
+    trainer: TrainerId
+    start: int
+    rank: Rank
+    store_address: str
+    peer_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A membership epoch: who trains, who holds which expert, who computes which microbatch."""
+
+    number: GenerationNumber
+    kind: GenerationKind
+    members: tuple[Member, ...]
+    """By rank."""
+    placement: tuple[tuple[Rank, ...], ...]
+    """Expert -> ranks that hold a replica; the first is the primary."""
+    deal: tuple[tuple[int, ...], ...]
+    """Rank -> microbatch indices of every step."""
+    restore_name: str
+    """Checkpoint folder for `RESTORE`; empty means the seed state (step 0)."""
+    restore_step: Step
+    incident: IncidentId | None
+    reason: str
+    created_at: float
+    began_at: float | None = None
+    """When it came into force; None for a planned one that waits for its boundary (or was overtaken)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """One failure from first sign to restored redundancy. Times are absolute; None means not yet."""
+
+    id: IncidentId
+    kind: IncidentKind
+    node: NodeId
+    cause: str
+    action: str
+    reasons: tuple[str, ...]
+    generation: GenerationNumber
+    """The generation that answers the failure."""
+    first_sign_at: float
+    detected_at: float
+    decided_at: float | None = None
+    regrouped_at: float | None = None
+    first_commit_at: float | None = None
+    restored_at: float | None = None
+    degraded: bool = False
+    """Capacity does not allow full redundancy for now."""
+    steps_lost: int = 0
+    steps_redone: int = 0
+
+    @property
+    def closed(self) -> bool:
+        """Redundancy is back, as far as it was asked for."""
+        return self.restored_at is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    request: str
+    state: CheckpointState
+    generation: GenerationNumber
+    step: Step
+    """0 until the members have agreed on the boundary."""
+    name: str
+    path: str
+    shards: tuple[str, ...]
+    """JSON of the shard entries by rank; empty string for ranks that have not written yet."""
+    bytes: int
+    requested_at: float
+    sealed_at: float | None
+    reason: str
+    purpose: CheckpointPurpose = CheckpointPurpose.INTERVAL
+
+
+@dataclass(slots=True, kw_only=True)
+class Acquisition:
+    """A background copy under way: which trainer, what it will hold, whether it has caught up."""
+
+    id: str
+    trainer: TrainerId
+    start: int
+    parts: tuple[str, ...]
+    generation: GenerationNumber
+    begun_at: float
+    caught_up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What the acquisitions under way are for: the generation to send once all of them have caught up."""
+
+    members: tuple[tuple[TrainerId, int], ...]
+    """Trainer and start, by the rank they will have."""
+    placement: tuple[tuple[Rank, ...], ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """Members lost touch with a peer and the cause is not known yet."""
+
+    generation: GenerationNumber
+    by: TrainerId
+    detail: str
+    at: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """What one controller remembers between two events and a restarted one does without. Never stored."""
+
+    started_at: float = 0.0
+    """When this controller took over: limits that began before it count from here."""
+    progress_at: float = 0.0
+    """The last sign that the members get on with their work."""
+    redone: bool = False
+    """A member of this generation has said that it computes a step again."""
+    blame: Blame | None = None
+    repair: Repair | None = None
+    acquisitions_made: int = 0
+    acquire_failures: dict[TrainerId, int] = field(default_factory=dict)
+    quorum_at: float | None = None
+    """Since when enough trainers have been ready to start, though not the first ones by name."""
+    waiting_since: float | None = None
+    """Since when nobody is left to train."""
+    generations_without_commit: int = 0
+    step_seconds: tuple[float, ...] = ()
+    """Of the last committed steps, oldest first."""
+    expert_load: tuple[int, ...] = ()
+    """Tokens per expert in the last committed step."""
+    busy_share: dict[TrainerId, float] = field(default_factory=dict)
+    """Moving average of the time in which a member did not wait for others."""
+    stragglers: tuple[TrainerId, ...] = ()
+    ended: dict[TrainerId, bool] = field(default_factory=dict)
+    """Members that left the loop in this generation; True when all steps were done."""
+    stop_sent: GenerationNumber = NO_GENERATION
+    checkpoint_due: bool = False
+    checkpoint_wanted: bool = False
+    """A human's checkpoint could not be started, or has failed and is to be taken again."""
+    checkpoint_failures: int = 0
+    """In a row, of those that are taken again."""
+    refused: dict[TrainerId, str] = field(default_factory=dict)
+    """Trainers that cannot run this job, and why."""
+    refusals: dict[Step, int] = field(default_factory=dict)
+    """How often the state after a step was refused."""
+    fenced_starts: dict[TrainerId, int] = field(default_factory=dict)
+    """Up to this start a trainer's processes are to be ended, so what they report makes nobody ready."""
+    newest_seen: GenerationNumber = NO_GENERATION
+    """The highest generation that any agent has named; new ones are always above it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ClusterState:
+    """Everything. `job` is None before the first submission; one job per controller."""
+
+    job: Job | None = None
+    nodes: dict[NodeId, Node] = field(default_factory=dict)
+    views: dict[NodeId, NodeView] = field(default_factory=dict)
+    generation: Generation | None = None
+    """The generation in force (sent, maybe still regrouping)."""
+    planned: Generation | None = None
+    """Sent, waiting for the boundary; becomes `generation` when its first member has joined it."""
+    joined: set[TrainerId] = field(default_factory=set)
+    """Members of `generation` that have regrouped."""
+    acquisitions: dict[str, Acquisition] = field(default_factory=dict)
+    incidents: dict[IncidentId, Incident] = field(default_factory=dict)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    committed: Step = FIRST_STATE
+    """Highest step known to be committed (volatile; the ledger holds the truth)."""
+    reported_through: Step = FIRST_STATE
+    """Last step that the ledger holds without a gap."""
+    action_sequence: int = 0
+    """Actions of this controller so far; the second part of an action id."""
+    memory: Memory = field(default_factory=Memory)
+
+
+Entity = Job | Node | Generation | Incident | Checkpoint
+"""What a change may hold; the store upserts it by its key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why, in words; `incident` ties it to one."""
+
+    text: str
+    incident: IncidentId | None = None

@@ -1,0 +1,170 @@
+"""Job files: YAML from disk, overrides from the command line, one JobSpec or every problem at once.
+
+The only place that reads a job file. Names and types are checked by `core/spec_mapping.py`, relations by
+`core/spec_rules.py`; here is what needs the disk. Next: `core/spec.py`, the job itself.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.core import spec_rules
+from orchestrator.core.spec import JobSpec
+from orchestrator.core.spec_mapping import SpecError, from_mapping
+from orchestrator.core.spec_rules import Problem
+
+__all__ = ["JobFileError", "Problem", "load_job_file"]
+
+STANDARD_LIBRARY = "stdlib"
+"""The data path that every machine with Python has."""
+
+_FLOAT = re.compile(
+    r"""^[-+]?(?: [0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+              | \.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+              | [0-9][0-9_]*[eE][-+]?[0-9]+
+              | \.(?:inf|Inf|INF) )$ | ^\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+
+
+class JobFileError(Exception):
+    """A job file that cannot run. `problems` names each field, what it holds and what to do about it."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+def load_job_file(path: str, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read `path`, apply `KEY=VALUE` overrides (dotted names, YAML values) and check everything.
+
+    A relative data path is taken from the current directory, as everywhere else on a command line, or from the
+    folder of the job file when it exists only there; in the job it is absolute. Raises JobFileError.
+    """
+    mapping = _read_mapping(path)
+    problems = [problem for text in overrides for problem in _override(mapping, text)]
+    if problems:
+        raise JobFileError(tuple(problems))
+    _settle_data_path(mapping, Path(path).parent)
+    try:
+        spec = from_mapping(mapping)
+    except SpecError as error:
+        raise JobFileError(error.problems) from error
+    found = (*spec_rules.problems(spec), *_data_problems(spec))
+    if found:
+        raise JobFileError(found)
+    return spec
+
+
+class _JobLoader(yaml.SafeLoader):
+    """YAML without two surprises: `1e-5` is a number, and a name given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            name = key.value
+            if name in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping", node.start_mark, f"{name!r} is given twice", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep=deep)
+
+
+_JobLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _read_mapping(path: str) -> dict[str, Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        remedy = f"{error.strerror or error}: give the path of a job file"
+        raise JobFileError((Problem(field="job file", value=path, remedy=remedy),)) from error
+    except UnicodeDecodeError as error:
+        problem = Problem(field="job file", value=path, remedy="is not UTF-8 text: give a YAML file")
+        raise JobFileError((problem,)) from error
+    try:
+        mapping = yaml.load(text, _JobLoader)
+    except yaml.YAMLError as error:
+        remedy = f"is not valid YAML: {' '.join(str(error).split())}"
+        raise JobFileError((Problem(field="job file", value=path, remedy=remedy),)) from error
+    if not isinstance(mapping, dict):
+        remedy = "a job file is a mapping of names to values, starting with 'name:' and 'data:'"
+        raise JobFileError((Problem(field="job file", value=path, remedy=remedy),))
+    return mapping
+
+
+def _override(mapping: dict[str, Any], text: str) -> list[Problem]:
+    """Set one dotted name in place; list entries go by their number (`faults.0.step=3`)."""
+    name, equals, raw = text.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        return [
+            Problem(field="--set", value=text, remedy="write it as KEY=VALUE, for example model.width=256")
+        ]
+    try:
+        value = yaml.load(raw, _JobLoader)
+    except yaml.YAMLError:
+        return [Problem(field=name, value=raw, remedy="the value is not valid YAML: put it in quotes")]
+    *parents, last = name.split(".")
+    place: Any = mapping
+    for parent in parents:
+        if isinstance(place, dict):
+            place = place.setdefault(parent, {})
+            continue
+        entry = _list_entry(place, parent)
+        if entry is None:
+            return [
+                Problem(
+                    field=name, value=value, remedy=f"{parent!r} is inside of a plain value or past a list"
+                )
+            ]
+        place = entry
+    if isinstance(place, dict):
+        place[last] = value
+    elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    else:
+        return [
+            Problem(field=name, value=value, remedy=f"{last!r} is inside of a plain value or past a list")
+        ]
+    return []
+
+
+def _list_entry(place: object, number: str) -> object | None:
+    if isinstance(place, list) and number.isdigit() and int(number) < len(place):
+        entry: object = place[int(number)]
+        return entry
+    return None
+
+
+def _settle_data_path(mapping: dict[str, Any], folder: Path) -> None:
+    """Make the data path absolute: the trainers run in other directories."""
+    data = mapping.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+        return
+    path = data["path"]
+    if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
+        return
+    local = Path(path).expanduser()
+    beside = folder / local
+    chosen = beside if not local.is_absolute() and not _matches(local) and _matches(beside) else local
+    data["path"] = str(chosen.absolute())
+
+
+def _data_problems(spec: JobSpec) -> tuple[Problem, ...]:
+    path = spec.data.path
+    if not path.strip() or path == STANDARD_LIBRARY or "://" in path or _matches(Path(path)):
+        return ()
+    remedy = f"nothing is there: name a file, a folder or a glob that exists, or {STANDARD_LIBRARY!r}"
+    return (Problem(field="data.path", value=path, remedy=remedy),)
+
+
+def _matches(path: Path) -> bool:
+    return path.exists() or next(glob.iglob(str(path), recursive=True), None) is not None

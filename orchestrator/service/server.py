@@ -1,0 +1,124 @@
+"""The socket and its limits: both services, health and reflection behind one port, and an orderly stop.
+
+What is served is handed in; nothing here knows what a call means. Without TLS on purpose: the server listens on
+loopback by default, and on a cluster the network policy and the token decide who may call. Next: `worker_api.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from orchestrator.service.interceptors import AccessLog, TokenCheck
+from protos import admin_pb2, admin_pb2_grpc, worker_pb2, worker_pb2_grpc
+
+WORKER_SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
+ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """Every limit of the server, by name."""
+
+    message_bytes: int = 32 * 1024 * 1024
+    """A seal order carries the shard entries of all ranks; nothing else comes near."""
+    concurrent_calls: int = 12_000
+    """10,000 agents hold one stream each; the rest is for people."""
+    keepalive_seconds: float = 10.0
+    """An idle connection is probed this often; a peer whose machine vanished is noticed by it."""
+    keepalive_timeout_seconds: float = 5.0
+    client_ping_seconds: float = 1.0
+    """Clients may probe this often before they are told to calm down."""
+
+
+class ListenError(Exception):
+    """The address cannot be listened on; the message says why and what to do."""
+
+
+class Server:
+    """One port with everything on it. Made and used on the event loop."""
+
+    def __init__(
+        self,
+        *,
+        worker: worker_pb2_grpc.WorkerServicer,
+        admin: admin_pb2_grpc.AdminServicer,
+        token: str = "",
+        limits: ServerLimits | None = None,
+    ) -> None:
+        limits = limits or ServerLimits()
+        interceptors = [TokenCheck(token), AccessLog()] if token else [AccessLog()]
+        self._server = grpc.aio.server(
+            interceptors=interceptors,
+            options=_options(limits),
+            maximum_concurrent_rpcs=limits.concurrent_calls,
+        )
+        self._health = health.aio.HealthServicer()
+        worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (WORKER_SERVICE, ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    def bind(self, host: str, port: int) -> str:
+        """Take the port (0 picks a free one) and give the address as HOST:PORT. Raises ListenError."""
+        try:
+            taken = self._server.add_insecure_port(_join(host, port))
+        except RuntimeError as error:
+            raise ListenError(_why_not(host, port)) from error
+        if taken == 0:
+            raise ListenError(_why_not(host, port))
+        return _join(host, taken)
+
+    async def start(self) -> None:
+        """Serve, and say so to health checks."""
+        await self._server.start()
+        for name in ("", WORKER_SERVICE, ADMIN_SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, let running ones end, and cut off what is left after `grace_seconds`."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+
+
+def _options(limits: ServerLimits) -> list[tuple[str, int]]:
+    milliseconds = 1000
+    return [
+        # Two controllers on one port would each get half of the agents.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", limits.message_bytes),
+        ("grpc.max_concurrent_streams", limits.concurrent_calls),
+        ("grpc.keepalive_time_ms", int(limits.keepalive_seconds * milliseconds)),
+        ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_seconds * milliseconds)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(limits.client_ping_seconds * milliseconds)),
+    ]
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _why_not(host: str, port: int) -> str:
+    """gRPC does not say why a port was not to be had; a plain socket does."""
+    cause = "gRPC could not bind it"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        cause = error.strerror or str(error)
+    return (
+        f"cannot listen on {_join(host, port)}: {cause}. Choose another address (--listen HOST:PORT; port 0 picks a "
+        "free one) or end the process that holds it"
+    )

@@ -1,0 +1,288 @@
+"""The streams of the agents: reports become events for the inbox, orders of the core leave on the node's stream.
+
+One stream per node; a newer registration replaces the older stream. Every queue has a limit: a stream that overflows
+is closed, its agent registers again and is told anew what it needs. What messages mean is in `wire.py`; what follows
+from them is decided in the core. `WorkerApi` is also the controller's Messenger port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Protocol, get_args
+
+import grpc
+import grpc.aio
+
+from orchestrator.controller.ports import Clock
+from orchestrator.core import actions
+from orchestrator.core.events import Event, NodeDisconnected, NodeRegistered
+from orchestrator.core.ids import NodeId
+from orchestrator.service import wire
+from orchestrator.service.causes import Causes
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+_TO_NODE = get_args(wire.ToNode)
+
+
+class Inbox(Protocol):
+    """Where events go: the bounded queue before the controller."""
+
+    def put(self, event: Event) -> bool:
+        """Never blocks, callable from any thread. False when the queue is full: try again a little later."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLimits:
+    """Every limit of a stream, by name."""
+
+    registration_seconds: float = 10.0
+    """From the opened stream to its registration."""
+    outgoing_messages: int = 1024
+    """Orders waiting for one node; beyond it the stream is closed."""
+    busy_seconds: float = 10.0
+    """How long a report waits for room in the inbox before its stream is closed."""
+    busy_retry_seconds: float = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    """Why a stream ends, as its agent is told."""
+
+    code: grpc.StatusCode
+    reason: str
+
+
+class _Session:
+    """One open stream of one node. Lives on the event loop; `welcomed` alone is read from other threads."""
+
+    def __init__(self, registered: NodeRegistered, limit: int) -> None:
+        self.node = registered.node
+        self.incarnation = registered.incarnation
+        self.welcomed = False
+        self.ending: asyncio.Future[_Ending] = asyncio.get_running_loop().create_future()
+        self._outgoing: asyncio.Queue[pb.ControllerMessage] = asyncio.Queue(limit)
+
+    def offer(self, message: pb.ControllerMessage) -> None:
+        """Queue an order; a full queue ends the stream."""
+        try:
+            self._outgoing.put_nowait(message)
+        except asyncio.QueueFull:
+            limit = self._outgoing.maxsize
+            reason = f"{limit} orders wait for node {self.node!r}, which does not read them: register again"
+            self.end(_Ending(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason=reason))
+
+    def end(self, ending: _Ending) -> None:
+        """Have the stream closed; the first reason counts."""
+        if not self.ending.done():
+            self.ending.set_result(ending)
+
+    async def write(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Send orders as long as the stream lives."""
+        while True:
+            await context.write(await self._outgoing.get())
+
+
+class WorkerApi(worker_pb2_grpc.WorkerServicer):
+    """The Worker service. Made on the event loop that serves it; `send` may be called from any thread."""
+
+    def __init__(
+        self, *, inbox: Inbox, clock: Clock, causes: Causes, limits: StreamLimits | None = None
+    ) -> None:
+        self._inbox = inbox
+        self._clock = clock
+        self._causes = causes
+        self._limits = limits or StreamLimits()
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[NodeId, _Session] = {}
+        self._closed = False
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    # ---- the Messenger port ----
+
+    def send(self, action: actions.Action) -> bool:
+        """Put an order on its node's stream; False when there is none, or when it has not been welcomed yet.
+
+        Nothing but Welcome opens a conversation: an order that was decided before the registration was handled
+        would overtake it, and the answer to the registration holds all that the node needs anyway.
+        """
+        assert isinstance(action, _TO_NODE), f"{type(action).__name__} is not addressed to a node"
+        session = self._sessions.get(action.node)
+        if session is None or not (session.welcomed or isinstance(action, actions.Welcome)):
+            return False
+        session.welcomed = True
+        return self._post(session, wire.order(action))
+
+    def shut_down(self, node: NodeId, reason: str) -> bool:
+        """Ask an agent to end its trainers and itself; False when it is not connected. For any thread."""
+        session = self._sessions.get(node)
+        message = pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason))
+        return session is not None and self._post(session, message)
+
+    def _post(self, session: _Session, message: pb.ControllerMessage) -> bool:
+        try:
+            self._loop.call_soon_threadsafe(session.offer, message)
+        except RuntimeError:  # the loop has closed under us: the controller is on its way out
+            return False
+        return True
+
+    @property
+    def connected(self) -> tuple[NodeId, ...]:
+        """Nodes with an open stream, in order."""
+        return tuple(sorted(self._sessions))
+
+    def close(self, reason: str) -> None:
+        """End all streams without telling the core: the controller leaves, the nodes stay. On the loop only."""
+        self._closed = True
+        for session in self._sessions.values():
+            session.end(_Ending(code=grpc.StatusCode.UNAVAILABLE, reason=reason))
+
+    # ---- the Worker service ----
+
+    async def Session(  # noqa: N802 (named by the proto)
+        self,
+        request_iterator: AsyncIterator[pb.AgentMessage],
+        context: grpc.aio.ServicerContext[pb.AgentMessage, pb.ControllerMessage],
+    ) -> None:
+        """One agent's stream from registration to its end, for whatever reason it ends."""
+        try:
+            registered = await self._registration(request_iterator)
+        except wire.WireError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except TimeoutError:
+            waited = self._limits.registration_seconds
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no registration within {waited} s")
+        except _Leave as leave:
+            await context.abort(leave.ending.code, leave.ending.reason)
+        session = _Session(registered, self._limits.outgoing_messages)
+        ending = _Ending(code=grpc.StatusCode.CANCELLED, reason="the connection broke")
+        try:
+            await self._enter(session, registered)
+            ending = await self._converse(session, request_iterator, context)
+        except _Leave as leave:
+            ending = leave.ending
+        finally:
+            self._leave(session, ending.reason)
+        if ending.code is not grpc.StatusCode.OK:
+            await context.abort(ending.code, ending.reason)
+
+    async def _registration(self, messages: AsyncIterator[pb.AgentMessage]) -> NodeRegistered:
+        if self._closed:
+            raise _Leave(_Ending(code=grpc.StatusCode.UNAVAILABLE, reason="the controller is stopping"))
+        async with asyncio.timeout(self._limits.registration_seconds):
+            try:
+                first = await anext(messages)
+            except StopAsyncIteration:
+                ending = _Ending(
+                    code=grpc.StatusCode.INVALID_ARGUMENT, reason="kind: no registration was sent"
+                )
+                raise _Leave(ending) from None
+        return wire.registration(first, self._clock.now(), self._causes.fresh("registration"))
+
+    async def _enter(self, session: _Session, registered: NodeRegistered) -> None:
+        """Take the node's place. An older agent of the node is gone by then, and the core hears of it first."""
+        older = self._sessions.get(session.node)
+        self._sessions[session.node] = session
+        if older is not None:
+            older.end(
+                _Ending(code=grpc.StatusCode.ABORTED, reason="replaced by a newer stream of the same node")
+            )
+            if older.incarnation != session.incarnation:
+                await self._submit(self._disconnected(older, "replaced by a newer agent of the same node"))
+        await self._submit(registered)
+        log.info(
+            "node %s registered (agent %s, pid %d)", session.node, session.incarnation, registered.agent_pid
+        )
+
+    async def _converse(
+        self,
+        session: _Session,
+        messages: AsyncIterator[pb.AgentMessage],
+        context: grpc.aio.ServicerContext[pb.AgentMessage, pb.ControllerMessage],
+    ) -> _Ending:
+        reading = asyncio.create_task(self._read(session, messages))
+        writing = asyncio.create_task(session.write(context))
+        try:
+            first: list[asyncio.Future[Any]] = [reading, writing, session.ending]
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            if session.ending.done():
+                return session.ending.result()
+            if reading.done():
+                return reading.result()
+            return _Ending(code=grpc.StatusCode.UNAVAILABLE, reason=f"writing failed: {writing.exception()}")
+        finally:
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def _read(self, session: _Session, messages: AsyncIterator[pb.AgentMessage]) -> _Ending:
+        try:
+            async for message in messages:
+                kind = message.WhichOneof("kind") or "empty"
+                envelope = wire.Envelope(
+                    node=session.node,
+                    incarnation=session.incarnation,
+                    at=self._clock.now(),
+                    cause_id=self._causes.fresh(kind),
+                )
+                await self._submit(wire.event(message, envelope))
+        except wire.WireError as error:
+            log.warning("node %s sent what cannot be: %s", session.node, error)
+            return _Ending(code=grpc.StatusCode.INVALID_ARGUMENT, reason=str(error))
+        except _Leave as leave:
+            return leave.ending
+        return _Ending(code=grpc.StatusCode.OK, reason="the agent closed its stream")
+
+    async def _submit(self, event: Event) -> None:
+        """Hand an event to the inbox; while that is full, this stream waits, and its agent with it."""
+        attempts = max(1, round(self._limits.busy_seconds / self._limits.busy_retry_seconds))
+        for _ in range(attempts):
+            if self._inbox.put(event):
+                return
+            await asyncio.sleep(self._limits.busy_retry_seconds)
+        reason = f"the controller has been too busy for {self._limits.busy_seconds} s: register again"
+        raise _Leave(_Ending(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason=reason))
+
+    def _leave(self, session: _Session, reason: str) -> None:
+        """Give the node's place up, and tell the core; a replaced stream has no place left to give up."""
+        if self._sessions.get(session.node) is not session:
+            return
+        del self._sessions[session.node]
+        if self._closed:
+            return
+        log.info("node %s disconnected: %s", session.node, reason)
+        event = self._disconnected(session, reason)
+        if not self._inbox.put(event):
+            farewell = self._loop.create_task(self._farewell(event))
+            self._farewells.add(farewell)
+            farewell.add_done_callback(self._farewells.discard)
+
+    async def _farewell(self, event: NodeDisconnected) -> None:
+        """Report a broken stream to a busy controller, after the stream itself is gone."""
+        try:
+            await self._submit(event)
+        except _Leave:
+            log.warning("node %s: its lease must tell that it is gone, the inbox stays full", event.node)
+
+    def _disconnected(self, session: _Session, reason: str) -> NodeDisconnected:
+        return NodeDisconnected(
+            at=self._clock.now(),
+            cause_id=self._causes.fresh("disconnected"),
+            node=session.node,
+            incarnation=session.incarnation,
+            reason=reason,
+        )
+
+
+class _Leave(Exception):
+    """Ends a stream from deep inside, with the words for its agent."""
+
+    def __init__(self, ending: _Ending) -> None:
+        super().__init__(ending.reason)
+        self.ending = ending

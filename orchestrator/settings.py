@@ -1,0 +1,197 @@
+"""What a controller process was told: command line and environment, read once, checked, frozen.
+
+Only form is checked here (numbers, addresses, folders that can be written). Whether the work directory holds another
+job is found out by `app.py`, which is handed the result. Nothing is created here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+LISTEN_VARIABLE = "UNDERSTUDY_LISTEN"
+DATABASE_VARIABLE = "UNDERSTUDY_DATABASE"
+TOKEN_FILE_VARIABLE = "UNDERSTUDY_TOKEN_FILE"
+DATABASE_FILE = "controller.db"
+TOKEN_LENGTH = 16
+"""Shorter tokens can be guessed."""
+
+_DESCRIPTION = """\
+The controller of one job: starts an agent for each node, watches them, decides what to do when one fails, and answers
+the `understudy` commands over gRPC. It holds no tensors and training does not wait for it: stop it or kill it, the
+nodes train on, and a controller started again on the same work directory takes over where this one left off.
+Most people start it with `understudy run JOB.yaml`."""
+
+_EPILOG = """\
+examples:
+  a new job, its files in runs/moe:
+      python -m orchestrator --job examples/stdlib-moe.yaml --set steps=500 --workdir runs/moe
+  the same controller again, after it was killed (the job comes from the database):
+      python -m orchestrator --workdir runs/moe
+  go on with a job that has stopped or finished, for more steps, from its newest checkpoint:
+      python -m orchestrator --workdir runs/moe --resume --job examples/stdlib-moe.yaml --set steps=1000
+
+in the work directory:
+  controller.json      address, pid, started_at and job of the newest controller
+  controller.db        jobs, nodes, generations, incidents, checkpoints, events, unfinished actions
+  metrics.jsonl        the ledger: one line for each committed step
+  checkpoints/         sealed checkpoints
+  nodes/, logs/        which agents were started here, and what they said
+
+signals: SIGTERM and SIGINT end this process in order and leave the nodes training; `understudy shutdown` ends all.
+exit codes: 0 ended in order, 1 a bug or an action that failed for good (with --exit-when-done also: the job failed),
+            2 bad input, 3 the database or the ledger failed, 4 another controller holds the lease of this database"""
+
+
+class ExitCode(IntEnum):
+    """With which status the process ends."""
+
+    OK = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    STORE_FAILED = 3
+    LEASE_HELD = 4
+
+
+class SettingsError(Exception):
+    """Input that nothing can be started with: what it is about, what it holds, what to do instead."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        super().__init__(f"{field}: {value!r}: {remedy}")
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One controller process."""
+
+    workdir: Path
+    """Absolute; may not exist yet."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0: the port that this work directory's last controller had, else a free one."""
+    database: str
+    """SQLAlchemy URL."""
+    job_file: str | None = None
+    overrides: tuple[str, ...] = ()
+    resume: bool = False
+    token: str = field(default="", repr=False)
+    token_file: str = ""
+    exit_when_done: bool = False
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, with its teaching."""
+    made = argparse.ArgumentParser(
+        prog="python -m orchestrator",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--workdir", metavar="DIR", required=True, help="folder of the job; made when it is not there"
+    )
+    made.add_argument(
+        "--job", metavar="FILE", help="job file (YAML); not needed when DIR holds the job already"
+    )
+    made.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override a field of the job file, for example model.width=256; may be repeated",
+    )
+    made.add_argument("--resume", action="store_true", help="go on with the job of DIR although it has ended")
+    made.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help=f"address of the gRPC server (default 127.0.0.1:0, where 0 is the port of the last time or a free one; "
+        f"environment: {LISTEN_VARIABLE})",
+    )
+    made.add_argument(
+        "--database",
+        metavar="URL",
+        help=f"SQLAlchemy URL (default: sqlite, DIR/{DATABASE_FILE}; environment: {DATABASE_VARIABLE})",
+    )
+    made.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with a shared token; callers must then send 'authorization: Bearer TOKEN' "
+        f"(environment: {TOKEN_FILE_VARIABLE})",
+    )
+    made.add_argument(
+        "--exit-when-done",
+        action="store_true",
+        help="end nodes and controller when the job ends; else stay and answer",
+    )
+    return made
+
+
+def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Settings from a command line and an environment. Raises SettingsError; argparse exits with 2 by itself."""
+    said = parser().parse_args(arguments)
+    workdir = _workdir(said.workdir)
+    host, port = _listen(said.listen or environment.get(LISTEN_VARIABLE) or "127.0.0.1:0")
+    if said.overrides and not said.job:
+        raise SettingsError(
+            "--set", " ".join(said.overrides), "overrides a job file: name it with --job FILE"
+        )
+    token_file = said.token_file or environment.get(TOKEN_FILE_VARIABLE) or ""
+    return Settings(
+        workdir=workdir,
+        host=host,
+        port=port,
+        database=said.database
+        or environment.get(DATABASE_VARIABLE)
+        or f"sqlite:///{workdir / DATABASE_FILE}",
+        job_file=said.job,
+        overrides=tuple(said.overrides),
+        resume=said.resume,
+        token=_token(token_file) if token_file else "",
+        token_file=str(Path(token_file).expanduser().absolute()) if token_file else "",
+        exit_when_done=said.exit_when_done,
+    )
+
+
+def _workdir(said: str) -> Path:
+    """The folder itself, or the nearest one above it, must be one that we may write to."""
+    folder = Path(said).expanduser().absolute()
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise SettingsError("--workdir", said, f"{existing} is not a folder: name another one")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise SettingsError("--workdir", said, f"no permission to write to {existing}: name another one")
+    return folder
+
+
+def _listen(said: str) -> tuple[str, int]:
+    host, colon, port = said.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise SettingsError(
+            "--listen", said, "write HOST:PORT, for example 127.0.0.1:7400 (port 0 picks a free one)"
+        )
+    return host, int(port)
+
+
+def _token(path: str) -> str:
+    try:
+        token = Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError("--token-file", path, f"cannot be read: {error}") from error
+    if len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+        remedy = (
+            f"must hold one line of at least {TOKEN_LENGTH} printable ASCII characters: openssl rand -hex 32"
+        )
+        raise SettingsError("--token-file", path, remedy)
+    return token

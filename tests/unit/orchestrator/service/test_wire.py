@@ -1,0 +1,320 @@
+"""The converter: what an agent reports arrives whole, what the core orders leaves whole, the rest is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, get_args
+
+import pytest
+from hypothesis import find, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.core import actions, events
+from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
+from orchestrator.core.state import Generation, GenerationKind, Member
+from orchestrator.service import wire
+from protos import worker_pb2 as pb
+from tests.agent_messages import message_of
+
+AT = 1700000000.5
+CAUSE = CauseId("test-1")
+NODE = NodeId("node-1")
+TRAINER = TrainerId("node-1/0")
+ENVELOPE = wire.Envelope(node=NODE, incarnation="i-1", at=AT, cause_id=CAUSE)
+
+counts = st.integers(min_value=0, max_value=2**31 - 1)
+steps = st.integers(min_value=0, max_value=2**62)
+seconds = st.floats(min_value=0.0, max_value=1e9)
+words = st.text(max_size=20)
+names = st.text(min_size=1, max_size=20)
+statuses = st.builds(
+    events.TrainerStatus,
+    trainer=st.just(TRAINER),
+    start=counts,
+    pid=counts,
+    ready=st.booleans(),
+    store_address=words,
+    peer_address=words,
+    device_name=words,
+    generation=steps,
+    step=steps,
+    phase=st.sampled_from(events.TrainerPhase),
+    operation=steps,
+    waiting=st.booleans(),
+    silent_seconds=seconds,
+)
+records = st.builds(
+    events.StepRecord,
+    step=steps,
+    generation=steps,
+    loss=st.floats(allow_nan=False),
+    tokens=steps,
+    time=seconds,
+    step_seconds=seconds,
+    sample_ids=st.lists(steps, max_size=5).map(tuple),
+    expert_load=st.lists(steps, max_size=5).map(tuple),
+)
+stream = {"at": st.just(AT), "cause_id": st.just(CAUSE), "incarnation": st.just("i-1")}
+source = {**stream, "trainer": st.just(TRAINER), "start": counts}
+place = {"generation": steps, "step": steps}
+
+REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = {
+    events.HeartbeatReceived: {**stream, "node": st.just(NODE), "trainers": st.lists(statuses, max_size=3).map(tuple)},
+    events.TrainerBecameReady: {**source, "status": statuses},
+    events.TrainerExited: {
+        **source,
+        "exit_code": st.none() | st.integers(-255, 255),
+        "signal": st.none() | st.integers(1, 64),
+        "will_restart": st.booleans(),
+    },
+    events.TrainerFellSilent: {**source, "silent_seconds": seconds},
+    events.CommunicationFailed: {**source, **place, "detail": words},
+    events.GenerationJoined: {
+        **source,
+        "generation": steps,
+        "committed": steps,
+        "completed_held": st.booleans(),
+        "redoes": st.booleans(),
+        "copied_parts": counts,
+    },
+    events.StepCommitted: {**source, "record": records},
+    events.PartsAcquired: {**source, "acquisition": names, "version": steps},
+    events.AcquisitionFailed: {**source, "acquisition": names, "reason": words},
+    events.ShardWritten: {
+        **source, **place, "request": names, "name": names, "rank": counts, "shard": names, "bytes": steps,
+    },
+    events.CheckpointFailed: {**source, "request": names, "reason": words},
+    events.CheckpointSealed: {
+        **source, "request": names, "step": steps, "name": names, "path": words, "bytes": steps,
+    },
+    events.RestoreFailed: {
+        **source, "generation": steps, "name": words, "shard": words, "reason": words, "damaged": st.booleans(),
+    },
+    events.StateRefused: {**source, **place, "reason": words},
+    events.TrainingEnded: {**source, **place, "finished": st.booleans()},
+    events.TrainerRefused: {**source, "reason": words},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REPORTS, ids=lambda kind: kind.__name__)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_report_arrives_as_the_event_it_stands_for(
+    kind: Callable[..., events.Event], data: st.DataObject
+) -> None:
+    """Through real bytes, so that what protobuf cannot hold shows as well."""
+    said = data.draw(st.builds(kind, **REPORTS[kind]))
+    message = pb.AgentMessage.FromString(message_of(said).SerializeToString())
+    assert wire.event(message, ENVELOPE) == said
+
+
+def test_every_kind_of_message_has_a_reader() -> None:
+    """A message added to the proto without a reader would end the stream of the first agent that sends it."""
+    kinds = {field.name for field in pb.AgentMessage.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    examples = [find(st.builds(kind, **fields_of), lambda _: True) for kind, fields_of in REPORTS.items()]
+    assert kinds == {message_of(each).WhichOneof("kind") for each in examples} | {"registration"}
+
+
+@given(
+    labels=st.dictionaries(words, words, max_size=4),
+    trainers=st.lists(statuses, max_size=3).map(tuple),
+    pid=counts,
+    generation=steps,
+)
+def test_a_registration_arrives_whole(
+    labels: dict[str, str], trainers: tuple[events.TrainerStatus, ...], pid: int, generation: int
+) -> None:
+    said = events.NodeRegistered(
+        at=AT,
+        cause_id=CAUSE,
+        node=NODE,
+        incarnation="i-1",
+        labels=tuple(sorted(labels.items())),
+        agent_pid=pid,
+        generation=GenerationNumber(generation),
+        trainers=trainers,
+    )
+    message = pb.AgentMessage.FromString(message_of(said).SerializeToString())
+    assert wire.registration(message, AT, CAUSE) == said
+
+
+# ---- what is refused, and by which name ----
+
+
+def _registration(**changed: object) -> pb.AgentMessage:
+    values: dict[str, object] = {"node": "node-1", "incarnation": "i-1", "agent_pid": 7}
+    return pb.AgentMessage(registration=pb.Registration(**(values | changed)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "message,field",
+    [
+        (pb.AgentMessage(), "kind"),
+        (pb.AgentMessage(heartbeat=pb.Heartbeat()), "kind"),
+        (_registration(node=""), "registration.node"),
+        (_registration(node="../etc"), "registration.node"),
+        (_registration(node="a" * 64), "registration.node"),
+        (_registration(node="node 1"), "registration.node"),
+        (_registration(incarnation=""), "registration.incarnation"),
+        (_registration(agent_pid=-1), "registration.agent_pid"),
+        (_registration(generation=-1), "registration.generation"),
+        (_registration(labels={str(number): "" for number in range(65)}), "registration.labels"),
+        (
+            _registration(trainers=[pb.TrainerStatus(trainer="node-1/0", phase="dreaming")]),
+            "registration.trainers[0].phase",
+        ),
+        (
+            _registration(trainers=[pb.TrainerStatus(trainer="node-2/0", phase="ready")]),
+            "registration.trainers[0].trainer",
+        ),
+    ],
+)
+def test_an_unsound_registration_is_refused_by_field(message: pb.AgentMessage, field: str) -> None:
+    with pytest.raises(wire.WireError) as refused:
+        wire.registration(message, AT, CAUSE)
+    assert refused.value.field == field
+
+
+def _of(trainer: str) -> pb.Source:
+    return pb.Source(trainer=trainer, start=1)
+
+
+@pytest.mark.parametrize(
+    "message,field",
+    [
+        (pb.AgentMessage(), "kind"),
+        (_registration(), "kind"),
+        (pb.AgentMessage(trainer_exited=pb.TrainerExited()), "trainer_exited.source.trainer"),
+        (
+            pb.AgentMessage(trainer_exited=pb.TrainerExited(source=_of("node-2/0"))),
+            "trainer_exited.source.trainer",
+        ),
+        (
+            pb.AgentMessage(trainer_exited=pb.TrainerExited(source=_of("node-1/00"))),
+            "trainer_exited.source.trainer",
+        ),
+        (
+            pb.AgentMessage(trainer_exited=pb.TrainerExited(source=_of("node-1/64"))),
+            "trainer_exited.source.trainer",
+        ),
+        (
+            pb.AgentMessage(trainer_fell_silent=pb.TrainerFellSilent(source=_of(TRAINER), silent_seconds=-1)),
+            "trainer_fell_silent.silent_seconds",
+        ),
+        (
+            pb.AgentMessage(step_committed=pb.StepCommitted(source=_of(TRAINER), step_seconds=float("nan"))),
+            "step_committed.step_seconds",
+        ),
+        (
+            pb.AgentMessage(training_ended=pb.TrainingEnded(source=_of(TRAINER), step=-1)),
+            "training_ended.step",
+        ),
+        (pb.AgentMessage(parts_acquired=pb.PartsAcquired(source=_of(TRAINER))), "parts_acquired.acquisition"),
+        (
+            pb.AgentMessage(
+                heartbeat=pb.Heartbeat(trainers=[pb.TrainerStatus(trainer=TRAINER, phase="ready")] * 65)
+            ),
+            "heartbeat.trainers",
+        ),
+    ],
+)
+def test_an_unsound_report_is_refused_by_field(message: pb.AgentMessage, field: str) -> None:
+    with pytest.raises(wire.WireError) as refused:
+        wire.event(message, ENVELOPE)
+    assert refused.value.field == field
+
+
+def test_an_unknown_word_is_answered_with_the_known_ones() -> None:
+    status = pb.TrainerStatus(trainer=TRAINER, phase="dreaming")
+    with pytest.raises(wire.WireError, match=r"'dreaming' is none of: starting, ready"):
+        wire.event(pb.AgentMessage(heartbeat=pb.Heartbeat(trainers=[status])), ENVELOPE)
+
+
+# ---- orders ----
+
+_HEAD: dict[str, Any] = {"id": ActionId("a-1"), "generation": GenerationNumber(7), "node": NODE}
+_ASSIGNMENT = Generation(
+    number=GenerationNumber(7),
+    kind=GenerationKind.PLANNED,
+    members=(
+        Member(trainer=TRAINER, start=2, rank=Rank(0), store_address="h:1", peer_address="h:2"),
+        Member(trainer=TrainerId("node-2/0"), start=1, rank=Rank(1), store_address="h:3", peer_address="h:4"),
+    ),
+    placement=((Rank(0), Rank(1)), (Rank(1), Rank(0))),
+    deal=((0, 2), (1,)),
+    restore_name="step-00000120.g0004",
+    restore_step=Step(120),
+    incident=None,
+    reason="a seat is filled",
+    created_at=AT,
+)
+ORDERS: list[wire.ToNode] = [
+    actions.Welcome(**_HEAD, config='{"name": "x"}', reported_through=Step(5)),
+    actions.Assign(**_HEAD, assignment=_ASSIGNMENT, reported_through=Step(6)),
+    actions.Fence(**_HEAD, reason="its seat is taken"),
+    actions.Acquire(
+        **_HEAD,
+        trainer=TRAINER,
+        acquisition="q-1",
+        donors=(
+            actions.Donor(trainer=TrainerId("node-2/0"), peer_address="h:4", parts=("dense", "expert-00007")),
+        ),
+    ),
+    actions.RestartTrainer(**_HEAD, trainer=TRAINER, reason="silent"),
+    actions.TakeCheckpoint(**_HEAD, request="c-1"),
+    actions.SealCheckpoint(
+        **_HEAD, trainer=TRAINER, request="c-1", step=Step(9), name="step-9", shards=("{}", '{"a": 1}')
+    ),
+    actions.DeleteCheckpoint(**_HEAD, trainer=TRAINER, name="step-1"),
+    actions.StopTraining(**_HEAD, request="s-1"),
+]
+
+
+def test_every_action_for_a_node_is_tried_below() -> None:
+    assert {type(order) for order in ORDERS} == set(get_args(wire.ToNode))
+
+
+@pytest.mark.parametrize("action", ORDERS, ids=lambda action: type(action).__name__)
+def test_an_order_leaves_whole(action: wire.ToNode) -> None:
+    """Every field of the message that has a namesake in the action holds its value; the node is the stream's own."""
+    message = pb.ControllerMessage.FromString(wire.order(action).SerializeToString())
+    kind = message.WhichOneof("kind")
+    assert kind is not None
+    assert kind.replace("_", "") == type(action).__name__.lower()
+    body = getattr(message, kind)
+    names = {field.name for field in body.DESCRIPTOR.fields}
+    carried = {field.name for field in fields(action)} - {"id", "node", "assignment", "donors"}
+    if isinstance(action, actions.Assign):
+        carried.remove("generation")
+        assert body.generation.number == action.assignment.number
+    assert carried - names <= ({"generation"} if kind in {"restart_trainer", "delete_checkpoint"} else set())
+    for name in sorted(carried & names):
+        said = getattr(body, name)
+        assert (tuple(said) if name == "shards" else said) == getattr(action, name)
+
+
+def test_an_assignment_leaves_whole() -> None:
+    order = wire.order(actions.Assign(**_HEAD, assignment=_ASSIGNMENT, reported_through=Step(6)))
+    said = order.assign.generation
+    assert said.kind == "planned"
+    assert [(m.trainer, m.start, m.rank, m.store_address, m.peer_address) for m in said.members] == [
+        ("node-1/0", 2, 0, "h:1", "h:2"),
+        ("node-2/0", 1, 1, "h:3", "h:4"),
+    ]
+    assert [tuple(each.ranks) for each in said.placement] == [(0, 1), (1, 0)]
+    assert [tuple(each.indices) for each in said.deal] == [(0, 2), (1,)]
+    assert (said.restore_name, said.restore_step, said.reason) == (
+        "step-00000120.g0004",
+        120,
+        "a seat is filled",
+    )
+
+
+def test_a_donor_leaves_whole() -> None:
+    [donor] = wire.order(ORDERS[3]).acquire.donors
+    assert (donor.trainer, donor.peer_address, list(donor.parts)) == (
+        "node-2/0",
+        "h:4",
+        ["dense", "expert-00007"],
+    )

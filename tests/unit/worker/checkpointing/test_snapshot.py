@@ -1,0 +1,79 @@
+"""A snapshot is a consistent copy in memory that is used again, and there is one at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.unit.worker.checkpointing.states import part_state
+from worker.checkpointing.manifest import Piece
+from worker.checkpointing.parts import all_finite, byte_view
+from worker.checkpointing.snapshot import Busy, Snapshot, SnapshotBuffer
+
+PIECES = (Piece(part="dense", start=3, stop=8), Piece(part="expert-00001", start=0, stop=4))
+
+
+def taken(answer: Snapshot | Busy) -> Snapshot:
+    assert isinstance(answer, Snapshot)
+    return answer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_snapshot_holds_the_slices_as_they_were(dtype: torch.dtype) -> None:
+    states = {"dense": part_state(10, 1, dtype), "expert-00001": part_state(4, 2, dtype)}
+    expected = [
+        torch.cat([tensor[piece.start : piece.stop] for tensor in states[piece.part].in_order()])
+        for piece in PIECES
+    ]
+    snapshot = taken(SnapshotBuffer(pinned=False).take(step=5, pieces=PIECES, states=states))
+    for state in states.values():
+        for tensor in state.in_order():
+            tensor.zero_()  # training goes on
+    assert all(map(torch.equal, snapshot.piece_bodies(), expected))
+    assert snapshot.bytes == 27 * dtype.itemsize
+
+
+def test_a_second_snapshot_is_answered_busy_until_the_first_is_given_back() -> None:
+    states = {"dense": part_state(10, 1), "expert-00001": part_state(4, 2)}
+    buffer = SnapshotBuffer(pinned=False)
+    first = taken(buffer.take(step=5, pieces=PIECES, states=states))
+    answer = buffer.take(step=6, pieces=PIECES, states=states)
+    assert isinstance(answer, Busy)
+    assert answer.step == 5
+    assert answer.held_seconds >= 0
+    buffer.give_back(first)
+    assert taken(buffer.take(step=6, pieces=PIECES, states=states)).step == 6
+
+
+def test_the_buffer_is_used_again() -> None:
+    states = {"dense": part_state(10, 1), "expert-00001": part_state(4, 2)}
+    buffer = SnapshotBuffer(pinned=False)
+    buffer.reserve(100, torch.float32)
+    places = set()
+    for step in range(3):
+        snapshot = taken(buffer.take(step=step, pieces=PIECES[: 1 + step % 2], states=states))
+        places.add(snapshot.body.data_ptr())
+        buffer.give_back(snapshot)
+    assert len(places) == 1
+
+
+def test_no_room_for_the_copy_is_a_memory_error_and_holds_nothing() -> None:
+    buffer = SnapshotBuffer(pinned=False)
+    with pytest.raises(MemoryError, match="no room for a snapshot"):
+        buffer.reserve(1 << 60, torch.float32)
+    states = {"dense": part_state(10, 1)}
+    assert taken(buffer.take(step=1, pieces=PIECES[:1], states=states)).step == 1
+
+
+def test_a_byte_view_is_no_copy() -> None:
+    tensor = torch.zeros(2)
+    byte_view(tensor)[:] = b"\x00\x00\x80\x3f" * 2
+    assert tensor.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_values_are_seen_and_large_ones_are_not_mistaken_for_them(value: float) -> None:
+    tensor = torch.full((1000,), 3e38)
+    assert all_finite(tensor)
+    tensor[777] = value
+    assert not all_finite(tensor)

@@ -1,0 +1,215 @@
+"""What an agent and the controller say to each other: frozen values, the same names as in `protos/worker.proto`.
+
+The machine of the agent decides on these, so that it needs no protobuf; `wire.py` alone converts. What a trainer
+reports travels on unchanged, wrapped in `TrainerSaid` with the name and the start of the process that said it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.agent.messages import (
+    AcquisitionFailed,
+    CheckpointFailed,
+    CheckpointSealed,
+    CommunicationFailed,
+    Donor,
+    GenerationJoined,
+    Member,
+    PartsAcquired,
+    RestoreFailed,
+    ShardWritten,
+    StateRefused,
+    StepCommitted,
+    TrainerRefused,
+    TrainingEnded,
+)
+
+# ---- agent -> controller ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerStatus:
+    """One trainer as its agent sees it. `start` counts the processes started for this device."""
+
+    trainer: str
+    start: int
+    pid: int
+    ready: bool
+    store_address: str
+    peer_address: str
+    device_name: str
+    generation: int
+    step: int
+    phase: str
+    operation: int
+    waiting: bool
+    silent_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """The first message of a stream. `generation` is the newest one that this agent has seen, 0 for none."""
+
+    node: str
+    incarnation: str
+    labels: tuple[tuple[str, str], ...]
+    agent_pid: int
+    generation: int
+    trainers: tuple[TrainerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    trainers: tuple[TrainerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerReady:
+    trainer: str
+    start: int
+    status: TrainerStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerExited:
+    trainer: str
+    start: int
+    exit_code: int | None
+    signal: int | None
+    will_restart: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerFellSilent:
+    trainer: str
+    start: int
+    silent_seconds: float
+
+
+PassedOn = (
+    CommunicationFailed
+    | GenerationJoined
+    | StepCommitted
+    | PartsAcquired
+    | AcquisitionFailed
+    | ShardWritten
+    | CheckpointFailed
+    | CheckpointSealed
+    | RestoreFailed
+    | StateRefused
+    | TrainingEnded
+    | TrainerRefused
+)
+"""Reports of a trainer that the controller gets as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSaid:
+    """A report of one trainer process, passed on."""
+
+    trainer: str
+    start: int
+    report: PassedOn
+
+
+AgentMessage = Registration | Heartbeat | TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid
+
+# ---- controller -> agent ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """Answer to a registration. `config` is the whole job spec as JSON."""
+
+    config: str
+    reported_through: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A generation as the controller sends it to every node: the same for all of them."""
+
+    number: int
+    kind: str
+    """initial | immediate | planned | restore"""
+    members: tuple[Member, ...]
+    placement: tuple[tuple[int, ...], ...]
+    deal: tuple[tuple[int, ...], ...]
+    restore_name: str
+    restore_step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assign:
+    generation: Generation
+    reported_through: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acquire:
+    trainer: str
+    acquisition: str
+    generation: int
+    donors: tuple[Donor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartTrainer:
+    trainer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeCheckpoint:
+    request: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealCheckpoint:
+    trainer: str
+    request: str
+    generation: int
+    step: int
+    name: str
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteCheckpoint:
+    trainer: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopTraining:
+    request: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    reason: str
+
+
+ControllerMessage = (
+    Welcome
+    | Assign
+    | Fence
+    | Acquire
+    | RestartTrainer
+    | TakeCheckpoint
+    | SealCheckpoint
+    | DeleteCheckpoint
+    | StopTraining
+    | Shutdown
+)

@@ -1,0 +1,228 @@
+"""What an agent and its trainer say to each other: frozen values, sent as JSON frames over a socket pair.
+
+No torch, no grpc here: both programs import this module. Encoding is in `channel.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    trainer: str
+    start: int
+    rank: int
+    store_address: str
+    peer_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """A generation as a trainer sees it. `rank` is -1 for a trainer that is not a member."""
+
+    number: int
+    kind: str
+    """initial | immediate | planned | restore"""
+    rank: int
+    members: tuple[Member, ...]
+    placement: tuple[tuple[int, ...], ...]
+    deal: tuple[tuple[int, ...], ...]
+    restore_name: str
+    restore_step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Donor:
+    trainer: str
+    peer_address: str
+    parts: tuple[str, ...]
+
+
+# ---- agent -> trainer ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configure:
+    """The first order: the whole job spec (JSON mapping) and where things are."""
+
+    config: str
+    trainer: str
+    start: int
+    workdir: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSeat:
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquireParts:
+    acquisition: str
+    generation: int
+    donors: tuple[Donor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeCheckpoint:
+    request: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealCheckpoint:
+    request: str
+    generation: int
+    step: int
+    name: str
+    shards: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteCheckpoint:
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopTraining:
+    request: str
+    generation: int
+
+
+Order = (
+    Configure | TakeSeat | AcquireParts | TakeCheckpoint | SealCheckpoint | DeleteCheckpoint | StopTraining
+)
+
+# ---- trainer -> agent ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """A sign of life from a thread of the trainer, ten times a second."""
+
+    generation: int
+    step: int
+    phase: str
+    operation: int
+    waiting: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    store_address: str
+    peer_address: str
+    device_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommunicationFailed:
+    generation: int
+    step: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationJoined:
+    generation: int
+    committed: int
+    completed_held: bool
+    redoes: bool
+    copied_parts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCommitted:
+    step: int
+    generation: int
+    loss: float
+    tokens: int
+    time: float
+    step_seconds: float
+    sample_ids: tuple[int, ...]
+    expert_load: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsAcquired:
+    acquisition: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcquisitionFailed:
+    acquisition: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardWritten:
+    request: str
+    generation: int
+    step: int
+    name: str
+    rank: int
+    shard: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFailed:
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSealed:
+    request: str
+    step: int
+    name: str
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFailed:
+    generation: int
+    name: str
+    shard: str
+    reason: str
+    damaged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRefused:
+    generation: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingEnded:
+    generation: int
+    step: int
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerRefused:
+    reason: str
+
+
+Report = (
+    Beat
+    | Ready
+    | CommunicationFailed
+    | GenerationJoined
+    | StepCommitted
+    | PartsAcquired
+    | AcquisitionFailed
+    | ShardWritten
+    | CheckpointFailed
+    | CheckpointSealed
+    | RestoreFailed
+    | StateRefused
+    | TrainingEnded
+    | TrainerRefused
+)

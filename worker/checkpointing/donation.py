@@ -1,0 +1,374 @@
+"""The donor's half of a live copy, seen from its training thread: snapshots at boundaries, gradients after commits.
+
+The law of this file: what a newcomer gets of a part is one snapshot at a version v, then the reduced gradients of
+v+1, v+2, ... without a gap, or a named end. The copies are made by the training thread between two commits, so they
+are consistent; sockets are `peer`'s business. While nobody asks, both calls of the training thread cost one attribute
+check. Memory is bounded by `DonationLimits`, and each bound that is hit is named to the newcomer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worker.checkpointing.errors import RefusalCode
+from worker.checkpointing.parts import PartTensors
+
+LOG_FULL = "log full"
+PAUSE_LEAVE_SECONDS_MAX = 60.0
+
+ReadPart = Callable[[str], PartTensors | None]
+ReadGradient = Callable[[str], Tensor | None]
+
+
+class Refusal(Exception):
+    """A request that cannot be met; `code` and `reason` go to the newcomer."""
+
+    def __init__(self, code: RefusalCode, reason: str) -> None:
+        super().__init__(f"{code.value}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DonationLimits:
+    """Bounds of one donor.
+
+    `donations_max` newcomers at once; `snapshot_bytes_max` of snapshots not yet sent, over all newcomers;
+    `boundary_bytes_max` copied at one boundary (at least one part is, so that it goes on); `log_entries_max` and
+    `log_bytes_max` of gradients not yet sent, for each newcomer; `pool_bytes_max` of buffers kept for reuse.
+    """
+
+    donations_max: int = 8
+    snapshot_bytes_max: int = 8 << 30
+    boundary_bytes_max: int = 1 << 30
+    log_entries_max: int = 4096
+    log_bytes_max: int = 2 << 30
+    pool_bytes_max: int = 2 << 30
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PartCopy:
+    """A part at a version, in host memory; shared by all newcomers that wait for it."""
+
+    part: str
+    version: int
+    state: PartTensors
+    holders: int = 0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class GradientCopy:
+    """The reduced gradient that made `version` of the part, with the scalars of that commit."""
+
+    part: str
+    version: int
+    gradient: Tensor
+    clip: float
+    learning_rate: float
+    holders: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the gradient."""
+        return self.gradient.numel() * self.gradient.element_size()
+
+
+Item = PartCopy | GradientCopy
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Donation:
+    """One newcomer's claim. Owned by `Donations`, which guards it; others only read `ended`."""
+
+    waiting: list[str]
+    versions: dict[str, int] = field(default_factory=dict)
+    queue: deque[Item] = field(default_factory=deque)
+    log_entries: int = 0
+    log_bytes: int = 0
+    ended: str | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Pause:
+    """The donor stands at a boundary and lends its live tensors; `over` asks the borrowers to let go."""
+
+    version: int
+    read_part: ReadPart
+    borrowers: int = 0
+    over: bool = False
+
+
+class Donations:
+    """All donations of one trainer, between its training thread and the threads of its `PeerServer`."""
+
+    def __init__(self, *, limits: DonationLimits, pinned: bool) -> None:
+        self._limits = limits
+        self._pool = _BufferPool(bytes_max=limits.pool_bytes_max, pinned=pinned)
+        self._condition = threading.Condition()
+        self._donations: list[Donation] = []
+        self._active = False
+        self._snapshot_bytes = 0
+        self._pause: Pause | None = None
+
+    # The training thread's side.
+
+    def after_commit(
+        self, version: int, read_gradient: ReadGradient, *, clip: float, learning_rate: float
+    ) -> None:
+        """Logs the reduced gradients that made `version`, for the parts that newcomers follow.
+
+        Call it after each commit, before `at_boundary` of the same version. A gradient is copied; None means that the
+        part is not held here any more. A version that does not follow the last one ends the donation.
+        """
+        if not self._active:
+            return
+        for part in self._followed(version):
+            gradient = read_gradient(part)
+            if gradient is None:
+                self._end_followers(part, f"{part} is not held by this donor any more")
+                continue
+            copy = self._pool.take(gradient.numel(), gradient.dtype)
+            copy.copy_(gradient.detach())
+            entry = GradientCopy(
+                part=part, version=version, gradient=copy, clip=clip, learning_rate=learning_rate
+            )
+            self._log(entry)
+
+    def at_boundary(self, version: int, read_part: ReadPart) -> None:
+        """Copies parts that newcomers wait for, as many as the limits allow now; the rest at the next boundaries.
+
+        Call it when the state is at `version` and nothing writes to it. Each part carries its own version from here
+        on, so parts of one newcomer may be copied at different boundaries.
+        """
+        if not self._active:
+            return
+        copied = 0
+        limits = self._limits
+        for part in self._awaited():
+            state = read_part(part)
+            if state is None:
+                self._end_followers(part, f"{part} is not held by this donor any more")
+                continue
+            if state.bytes > limits.snapshot_bytes_max:
+                self._end_followers(
+                    part, f"{part} has {state.bytes} bytes, snapshot_bytes_max is {limits.snapshot_bytes_max}"
+                )
+                continue
+            over_boundary = copied > 0 and copied + state.bytes > limits.boundary_bytes_max
+            if over_boundary or self._snapshot_bytes + state.bytes > limits.snapshot_bytes_max:
+                break
+            copied += state.bytes
+            self._deliver(self._copy_part(part, version, state))
+
+    def end_all(self, reason: str) -> None:
+        """Ends every donation, for example because the state was rolled back."""
+        with self._condition:
+            for donation in self._donations:
+                self._end(donation, reason)
+
+    @contextmanager
+    def paused_at(self, version: int, read_part: ReadPart) -> Iterator[None]:
+        """While inside, newcomers may fetch live parts at exactly this version; nothing may write to them.
+
+        Leaving waits until the borrowers have let go, which they do within a chunk; TimeoutError if they do not.
+        """
+        pause = Pause(version=version, read_part=read_part)
+        with self._condition:
+            assert self._pause is None
+            self._pause = pause
+            self._condition.notify_all()
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._pause = None
+                pause.over = True
+                if not self._condition.wait_for(lambda: pause.borrowers == 0, PAUSE_LEAVE_SECONDS_MAX):
+                    raise TimeoutError(f"live parts were not given back within {PAUSE_LEAVE_SECONDS_MAX:g} s")
+
+    # The server's side.
+
+    def open(self, parts: tuple[str, ...]) -> Donation:
+        """Registers a newcomer; raises Refusal where there are too many."""
+        with self._condition:
+            if len(self._donations) >= self._limits.donations_max:
+                raise Refusal(RefusalCode.BUSY, f"donations_max is {self._limits.donations_max}")
+            donation = Donation(waiting=list(parts))
+            self._donations.append(donation)
+            self._active = True
+            return donation
+
+    def next_item(self, donation: Donation, timeout_seconds: float) -> Item | None:
+        """What to send next, or None where there is nothing yet or the donation has ended. Give it to `sent` after."""
+        with self._condition:
+            self._condition.wait_for(lambda: donation.queue or donation.ended is not None, timeout_seconds)
+            if not donation.queue:
+                return None
+            item = donation.queue.popleft()
+            if isinstance(item, GradientCopy):
+                donation.log_entries -= 1
+                donation.log_bytes -= item.bytes
+            return item
+
+    def sent(self, item: Item) -> None:
+        """The item is not needed any more by one of its newcomers."""
+        with self._condition:
+            self._release(item)
+
+    def close(self, donation: Donation) -> None:
+        """Forgets a newcomer, whether it has all or went away."""
+        with self._condition:
+            self._end(donation, "closed")
+            self._donations.remove(donation)
+            if not self._donations:
+                self._pool.clear()
+
+    @contextmanager
+    def borrow(self, version: int, wait_seconds: float) -> Iterator[Pause]:
+        """The pause at this version, waiting for it if need be; raises Refusal. Let go soon after `over` is set."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._pause is not None, wait_seconds):
+                raise Refusal(RefusalCode.NOT_AT_BOUNDARY, f"still training after {wait_seconds:g} s")
+            pause = self._pause
+            assert pause is not None
+            if pause.version != version:
+                raise Refusal(
+                    RefusalCode.WRONG_VERSION, f"the donor is at version {pause.version}, not {version}"
+                )
+            pause.borrowers += 1
+        try:
+            yield pause
+        finally:
+            with self._condition:
+                pause.borrowers -= 1
+                self._condition.notify_all()
+
+    # Both sides, with the lock held where the name says nothing else.
+
+    def _followed(self, version: int) -> list[str]:
+        """The parts that need the gradient of `version`; takes the lock."""
+        with self._condition:
+            parts: dict[str, None] = {}
+            for donation in self._donations:
+                for part, last in donation.versions.items():
+                    if last + 1 != version:
+                        self._end(donation, f"{part} went from version {last} to {version}")
+                        break
+                if donation.ended is None:
+                    parts.update(dict.fromkeys(donation.versions))
+            return list(parts)
+
+    def _awaited(self) -> list[str]:
+        """The parts that need a snapshot, oldest claim first; takes the lock."""
+        with self._condition:
+            return list(dict.fromkeys(part for donation in self._donations for part in donation.waiting))
+
+    def _copy_part(self, part: str, version: int, state: PartTensors) -> PartCopy:
+        copies = [self._pool.take(state.length, tensor.dtype) for tensor in state.in_order()]
+        for copy, tensor in zip(copies, state.in_order(), strict=True):
+            copy.copy_(tensor.detach())
+        weights, m, v = copies
+        with self._condition:
+            self._snapshot_bytes += state.bytes
+        return PartCopy(part=part, version=version, state=PartTensors(weights=weights, m=m, v=v))
+
+    def _deliver(self, copy: PartCopy) -> None:
+        """Gives the snapshot to all who wait for it; takes the lock."""
+        with self._condition:
+            copy.holders = 1  # this call's own hold, so that it is freed even where nobody waits any more
+            for donation in self._donations:
+                if copy.part in donation.waiting:
+                    donation.waiting.remove(copy.part)
+                    donation.versions[copy.part] = copy.version
+                    donation.queue.append(copy)
+                    copy.holders += 1
+            self._release(copy)
+            self._condition.notify_all()
+
+    def _log(self, entry: GradientCopy) -> None:
+        """Gives the gradient to all who follow its part; takes the lock."""
+        with self._condition:
+            entry.holders = 1
+            for donation in self._donations:
+                if donation.versions.get(entry.part) != entry.version - 1:
+                    continue
+                donation.versions[entry.part] = entry.version
+                donation.queue.append(entry)
+                entry.holders += 1
+                donation.log_entries += 1
+                donation.log_bytes += entry.bytes
+                if (
+                    donation.log_entries > self._limits.log_entries_max
+                    or donation.log_bytes > self._limits.log_bytes_max
+                ):
+                    self._end(donation, LOG_FULL)
+            self._release(entry)
+            self._condition.notify_all()
+
+    def _end_followers(self, part: str, reason: str) -> None:
+        """Ends the donations that wait for the part or follow it; takes the lock."""
+        with self._condition:
+            for donation in self._donations:
+                if part in donation.waiting or part in donation.versions:
+                    self._end(donation, reason)
+
+    def _end(self, donation: Donation, reason: str) -> None:
+        if donation.ended is None:
+            donation.ended = reason
+        for item in donation.queue:
+            self._release(item)
+        donation.queue.clear()
+        donation.waiting.clear()
+        donation.versions.clear()
+        donation.log_entries = donation.log_bytes = 0
+        self._active = any(other.ended is None for other in self._donations)
+        self._condition.notify_all()
+
+    def _release(self, item: Item) -> None:
+        item.holders -= 1
+        assert item.holders >= 0
+        if item.holders:
+            return
+        if isinstance(item, PartCopy):
+            self._snapshot_bytes -= item.state.bytes
+        if self._donations:  # without newcomers there is nothing to keep buffers for
+            for tensor in item.state.in_order() if isinstance(item, PartCopy) else (item.gradient,):
+                self._pool.give(tensor)
+
+
+class _BufferPool:
+    """Host buffers that are used again: fresh ones cost a page fault per 4 KiB, in the training thread."""
+
+    def __init__(self, *, bytes_max: int, pinned: bool) -> None:
+        self._bytes_max = bytes_max
+        self._pinned = pinned
+        self._lock = threading.Lock()
+        self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+        self._bytes = 0
+
+    def take(self, length: int, dtype: torch.dtype) -> Tensor:
+        with self._lock:
+            free = self._free.get((length, dtype))
+            if free:
+                self._bytes -= length * dtype.itemsize
+                return free.pop()
+        return torch.empty(length, dtype=dtype, pin_memory=self._pinned)
+
+    def give(self, tensor: Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
+        with self._lock:
+            if self._bytes + size <= self._bytes_max:
+                self._free.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
+                self._bytes += size
+
+    def clear(self) -> None:
+        with self._lock:
+            self._free.clear()
+            self._bytes = 0

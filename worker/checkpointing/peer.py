@@ -1,0 +1,260 @@
+"""The donor's half of a live copy, seen from the network: a server that streams what `donation` collects.
+
+One thread accepts, one thread serves each connection. A request is looked at only after its job, its token and its
+generation have been found right; the generation is the fence that keeps revived processes out, on both sides. The
+training thread is never waited for and never made to wait, except while it lends its live tensors in a pause.
+`fetch` is the other end; `frames` says what a frame is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from torch import Tensor
+
+from worker.checkpointing.donation import Donation, Donations, GradientCopy, PartCopy, Refusal
+from worker.checkpointing.errors import RefusalCode
+from worker.checkpointing.frames import (
+    PROTOCOL,
+    Beat,
+    Blob,
+    Channel,
+    ChannelError,
+    Digest,
+    Ended,
+    FetchNow,
+    Hello,
+    Refused,
+    Subscribe,
+    Welcome,
+)
+from worker.checkpointing.pace import Pace
+from worker.checkpointing.parts import PartTensors, byte_view, precision_of
+
+_ACCEPT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """Bounds of one server.
+
+    `silence_seconds` without a byte moving end a connection, `pause_wait_seconds_max` bounds the wait of a newcomer
+    for a pause, `beat_seconds` is how often an idle donation says that it lives (and looks whether the newcomer does).
+    """
+
+    connections_max: int = 32
+    chunk_bytes: int = 1 << 20
+    bytes_per_second: float | None = None
+    beat_seconds: float = 0.2
+    silence_seconds: float = 30.0
+    pause_wait_seconds_max: float = 30.0
+
+
+class PeerServer:
+    """Listens on `host`, on a port of the system's choice, until it is closed."""
+
+    def __init__(
+        self, *, host: str, job: str, token: str, donor: str, donations: Donations, limits: ServerLimits
+    ) -> None:
+        self._job = job
+        self._token = token
+        self._donor = donor
+        self._donations = donations
+        self._limits = limits
+        self._pace = Pace(limits.bytes_per_second)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._parts: frozenset[str] = frozenset()
+        self._threads: list[threading.Thread] = []
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        self._listener = socket.create_server((host, 0), family=family, backlog=limits.connections_max)
+        self._listener.settimeout(_ACCEPT_SECONDS)
+        self.address: tuple[str, int] = (host, int(self._listener.getsockname()[1]))
+        self._acceptor = threading.Thread(target=self._accept, name="peer-server", daemon=True)
+        self._acceptor.start()
+
+    def enter_generation(self, generation: int, parts: Collection[str]) -> None:
+        """From now on only requests of this generation are taken, and only for these parts.
+
+        Running donations go on: a planned generation seats the newcomer that is listening. Where the state was rolled
+        back, call `Donations.end_all` too.
+        """
+        with self._lock:
+            assert generation >= self._generation
+            self._generation = generation
+            self._parts = frozenset(parts)
+
+    def close(self, timeout_seconds: float) -> bool:
+        """Ends all connections; False if a thread did not end in time."""
+        self._stop.set()
+        self._acceptor.join(timeout_seconds)
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(timeout_seconds)
+        return not any(thread.is_alive() for thread in [self._acceptor, *threads])
+
+    def _accept(self) -> None:
+        with self._listener:
+            while not self._stop.is_set():
+                try:
+                    connection, _ = self._listener.accept()
+                except TimeoutError:
+                    continue
+                except (
+                    OSError
+                ):  # out of descriptors; the newcomer gets no answer in time and asks another donor
+                    self._stop.wait(_ACCEPT_SECONDS)
+                    continue
+                thread = threading.Thread(
+                    target=self._serve, args=(connection,), name="peer-connection", daemon=True
+                )
+                with self._lock:
+                    self._threads = [other for other in self._threads if other.is_alive()]
+                    crowded = len(self._threads) >= self._limits.connections_max
+                    if not crowded:
+                        self._threads.append(thread)
+                if crowded:
+                    connection.close()
+                else:
+                    thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        channel = Channel(
+            connection, silence_seconds=self._limits.silence_seconds, given_up=self._stop.is_set
+        )
+        try:
+            self._answer(channel)
+        except Refusal as refusal:
+            _say_no(channel, refusal)
+        except ChannelError:
+            pass  # the newcomer is gone or this server is closing; the newcomer's side tells its own story
+        finally:
+            channel.close()
+
+    def _answer(self, channel: Channel) -> None:
+        hello, _ = channel.receive()
+        request, _ = channel.receive()
+        if not isinstance(hello, Hello) or not isinstance(request, (Subscribe, FetchNow)):
+            raise Refusal(RefusalCode.MALFORMED, "expected Hello, then Subscribe or FetchNow")
+        self._admit(hello, request)
+        match request:
+            case Subscribe():
+                self._donate(channel, request)
+            case FetchNow():
+                self._lend(channel, request)
+            case _:
+                assert_never(request)
+
+    def _admit(self, hello: Hello, request: Subscribe | FetchNow) -> None:
+        if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
+            raise Refusal(RefusalCode.WRONG_TOKEN, "the token is not this job's")
+        if hello.job != self._job:
+            raise Refusal(RefusalCode.WRONG_JOB, f"this is job {self._job}")
+        if hello.protocol != PROTOCOL:
+            raise Refusal(RefusalCode.MALFORMED, f"this donor speaks protocol {PROTOCOL}")
+        with self._lock:
+            generation, held = self._generation, self._parts
+        if hello.generation < generation:
+            raise Refusal(
+                RefusalCode.STALE_GENERATION,
+                f"asked in generation {hello.generation}, the donor is in {generation}",
+            )
+        if hello.generation > generation:
+            raise Refusal(
+                RefusalCode.NEWER_GENERATION,
+                f"asked in generation {hello.generation}, the donor is only in {generation}",
+            )
+        missing = [part for part in request.parts if part not in held]
+        if missing:
+            raise Refusal(RefusalCode.PART_NOT_HELD, f"{', '.join(missing)} is not held here")
+        if not request.parts or len(set(request.parts)) != len(request.parts):
+            raise Refusal(RefusalCode.MALFORMED, "no part, or one part twice")
+
+    def _donate(self, channel: Channel, request: Subscribe) -> None:
+        donation = self._donations.open(request.parts)
+        try:
+            channel.send(Welcome(donor=self._donor))
+            while not channel.readable():  # a newcomer says nothing more; what can be read is its end
+                self._donate_next(channel, donation)
+                if donation.ended is not None:
+                    channel.send(Ended(reason=donation.ended))
+                    return
+        finally:
+            self._donations.close(donation)
+
+    def _donate_next(self, channel: Channel, donation: Donation) -> None:
+        item = self._donations.next_item(donation, self._limits.beat_seconds)
+        if item is None:
+            channel.send(Beat())
+            return
+        try:
+            match item:
+                case PartCopy():
+                    self._send_state(channel, item.part, item.version, item.state)
+                case GradientCopy():
+                    blob = Blob(
+                        content="gradient",
+                        part=item.part,
+                        version=item.version,
+                        precision=precision_of(item.gradient.dtype),
+                        length=item.gradient.numel(),
+                        clip=item.clip,
+                        learning_rate=item.learning_rate,
+                    )
+                    self._send_blob(channel, blob, (item.gradient,))
+                case _:
+                    assert_never(item)
+        finally:
+            self._donations.sent(item)
+
+    def _lend(self, channel: Channel, request: FetchNow) -> None:
+        wait_seconds = min(request.wait_seconds, self._limits.pause_wait_seconds_max)
+        with self._donations.borrow(request.version, wait_seconds) as pause:
+            channel.send(Welcome(donor=self._donor))
+            lending = channel.with_given_up(lambda: pause.over or self._stop.is_set())
+            for part in request.parts:
+                state = pause.read_part(part)
+                if state is None:
+                    channel.send(Ended(reason=f"{part} is not held by this donor any more"))
+                    return
+                self._send_state(lending, part, request.version, state)
+
+    def _send_state(self, channel: Channel, part: str, version: int, state: PartTensors) -> None:
+        blob = Blob(
+            content="state",
+            part=part,
+            version=version,
+            precision=state.precision,
+            length=state.length,
+            clip=0.0,
+            learning_rate=0.0,
+        )
+        self._send_blob(channel, blob, state.in_order())
+
+    def _send_blob(self, channel: Channel, blob: Blob, tensors: Sequence[Tensor]) -> None:
+        channel.send(blob, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+        digest = hashlib.sha256()
+        for tensor in tensors:
+            flat = tensor.detach()
+            step = self._pace.chunk_bytes(self._limits.chunk_bytes) // flat.element_size()
+            for start in range(0, flat.numel(), step):
+                chunk = byte_view(flat[start : start + step].cpu())
+                digest.update(chunk)
+                channel.send_raw(chunk)
+                self._pace.wait(len(chunk), self._stop)
+        channel.send(Digest(sha256=digest.hexdigest()))
+
+
+def _say_no(channel: Channel, refusal: Refusal) -> None:
+    try:
+        channel.send(Refused(code=refusal.code.name, reason=refusal.reason))
+    except ChannelError:
+        pass  # nobody is there to hear it

@@ -1,0 +1,265 @@
+"""Process groups of one generation: build, use with waits that can be abandoned, leave behind.
+
+Groups are our own backend objects under the store prefix of their generation; nothing is registered globally, so
+living processes leave a broken generation and enter the next without a restart. Every wait is cut into short ones:
+between two of them the waiter looks whether a newer generation has come. A buffer that was handed to an abandoned
+collective is never touched again by its owner: a late peer may still write to it.
+
+What must not live here: what is communicated (see `dispatch.py`, `reduce.py`, `handshake.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from worker.parallel.pulse import Pulse
+
+_SLICE = timedelta(milliseconds=20)
+"""Longest time that a waiter does not look for a newer generation."""
+_POLL_SECONDS = 0.00005
+"""Pause between two looks at a CUDA work whose end the host needs."""
+_ABANDONED_LIMIT = 64
+"""Abandoned groups kept until their stuck operations have run out of time; beyond it the oldest is forgotten."""
+
+
+class GenerationEnded(Exception):
+    """A newer generation has been assigned: what was running is abandoned."""
+
+
+class CommunicationError(Exception):
+    """A collective failed: a peer is gone. Which one is for the controller to find out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """What a group must know of its generation. Addresses are `host:port`."""
+
+    generation: int
+    rank: int
+    world: int
+    store_address: str
+    bind_host: str
+
+
+class Watch:
+    """Says whether a generation is over: the newest number seen, set from the thread that reads orders."""
+
+    def __init__(self) -> None:
+        self._newest = 0
+        self.changed = threading.Event()
+        """Set at every new number; wakes whoever sleeps between two looks."""
+
+    def end_below(self, generation: int) -> None:
+        """All generations below `generation` are over."""
+        if generation > self._newest:
+            self._newest = generation
+            self.changed.set()
+
+    def check(self, generation: int) -> None:
+        """Raise GenerationEnded if `generation` is over."""
+        if self._newest > generation:
+            raise GenerationEnded(f"generation {generation} ended: {self._newest} has been assigned")
+
+
+def serve_store(bind_host: str) -> tuple[dist.TCPStore, str]:
+    """Start the store that this trainer lends to every generation in which it has rank 0. Returns its address."""
+    store = dist.TCPStore(bind_host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
+    return store, f"{bind_host}:{store.port}"
+
+
+class Group:
+    """The collectives of one generation over all its members. Every call returns whole or raises."""
+
+    def __init__(self, backend: Any, seat: Seat, watch: Watch, pulse: Pulse, device: torch.device) -> None:
+        self._backend = backend
+        self._watch = watch
+        self._pulse = pulse
+        self._cuda = device.type == "cuda"
+        self.device = device
+        self.generation = seat.generation
+        self.rank = seat.rank
+        self.world = seat.world
+        self.on_operation: Callable[[str], None] | None = None
+        """Called with the name of each operation before it starts (fault injection in the middle of a phase)."""
+
+    def all_reduce(self, tensor: Tensor, *, after_start: Callable[[], None] | None = None) -> None:
+        """Sum in place over all members; the same bits on every rank. `after_start` runs before the wait."""
+        options = dist.AllreduceOptions()
+        options.reduceOp = dist.ReduceOp.SUM
+        self._run("all_reduce", lambda: self._backend.allreduce([tensor], options), after_start)
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """One tensor of equal shape from each rank, in rank order."""
+        outputs = [torch.empty_like(tensor) for _ in range(self.world)]
+        self._run("all_gather", lambda: self._backend.allgather([outputs], [tensor], dist.AllgatherOptions()))
+        return outputs
+
+    def all_to_all(
+        self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
+    ) -> None:
+        """Rows of `input` (split by destination) to rows of `output` (split by source), in rank order."""
+        options = dist.AllToAllOptions()
+        self._run(
+            "all_to_all",
+            lambda: self._backend.alltoall_base(
+                output, input, list(output_splits), list(input_splits), options
+            ),
+        )
+
+    def send(self, tensor: Tensor, to: int, tag: int = 0) -> None:
+        """Hand a contiguous tensor to one peer."""
+        self._run("send", lambda: self._backend.send([tensor], to, tag))
+
+    def receive(self, tensor: Tensor, source: int, tag: int = 0) -> None:
+        """Fill a contiguous tensor from one peer."""
+        self._run("receive", lambda: self._backend.recv([tensor], source, tag))
+
+    def settle(self) -> None:
+        """CUDA only: let the host see that everything queued is done, without a wait that cannot be abandoned."""
+        if not self._cuda:
+            return
+        event = torch.cuda.Event()
+        event.record()
+        while not event.query():
+            self._watch.check(self.generation)
+            time.sleep(_POLL_SECONDS)
+
+    def abandon(self) -> None:
+        """Leave the group; stuck operations are left to run out in the background."""
+        _abandoned.keep(self._backend, self._cuda)
+        self._backend = None
+
+    def _run(self, name: str, start: Callable[[], Any], after_start: Callable[[], None] | None = None) -> None:
+        if self.on_operation is not None:
+            self.on_operation(name)
+        self._watch.check(self.generation)
+        pulse = self._pulse
+        pulse.operation += 1
+        pulse.waiting = True
+        try:
+            work = start()
+            if after_start is not None:
+                after_start()
+            if self._cuda:
+                work.wait()
+            else:
+                self._wait_on_host(name, work)
+        except RuntimeError as error:
+            raise CommunicationError(f"{name} in generation {self.generation}: {_first_line(error)}") from error
+        finally:
+            pulse.waiting = False
+
+    def _wait_on_host(self, name: str, work: Any) -> None:
+        """Wait in slices. gloo's abort wakes no waiter, hence the looks in between."""
+        while True:
+            try:
+                work.wait(_SLICE)
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    work.wait()
+                    return
+                self._watch.check(self.generation)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
+class _Abandoned:
+    """Backends whose operations may be stuck: dropping one joins its threads, so that happens elsewhere."""
+
+    def __init__(self) -> None:
+        self._kept: list[threading.Thread] = []
+
+    def keep(self, backend: Any, cuda: bool) -> None:
+        holder = [backend]
+
+        def drop() -> None:
+            if cuda:
+                holder[0].abort()
+            holder.clear()
+
+        del backend
+        thread = threading.Thread(target=drop, name="drop-group", daemon=True)
+        thread.start()
+        self._kept = [*(t for t in self._kept if t.is_alive()), thread][-_ABANDONED_LIMIT:]
+
+
+_abandoned = _Abandoned()
+
+
+def build_group(
+    seat: Seat,
+    *,
+    watch: Watch,
+    pulse: Pulse,
+    device: torch.device,
+    regroup_seconds: float,
+    collective_seconds: float,
+) -> Group:
+    """Meet the other members under the generation's store prefix.
+
+    Blocks until all have come. Raises GenerationEnded when a newer generation arrives meanwhile, CommunicationError
+    when the store or a member cannot be reached within `regroup_seconds`. The blocking calls of the backend run in
+    a thread that is left behind if need be.
+    """
+    result: list[Any] = []
+    failure: list[BaseException] = []
+    done = threading.Event()
+
+    def connect() -> None:
+        try:
+            result.append(_connect(seat, device, regroup_seconds, collective_seconds))
+        except Exception as error:
+            failure.append(error)
+        finally:
+            done.set()
+
+    watch.check(seat.generation)
+    threading.Thread(target=connect, name=f"connect-{seat.generation}", daemon=True).start()
+    deadline = time.monotonic() + regroup_seconds + 1.0
+    pulse.operation += 1
+    pulse.waiting = True
+    try:
+        while not done.wait(_SLICE.total_seconds()):
+            watch.check(seat.generation)
+            if time.monotonic() > deadline:
+                raise CommunicationError(f"generation {seat.generation} did not come together in time")
+    finally:
+        pulse.waiting = False
+    if failure:
+        raise CommunicationError(f"generation {seat.generation}: {_first_line(failure[0])}") from failure[0]
+    return Group(result[0], seat, watch, pulse, device)
+
+
+def _connect(seat: Seat, device: torch.device, regroup_seconds: float, collective_seconds: float) -> Any:
+    patience = timedelta(seconds=regroup_seconds)
+    host, _, port = seat.store_address.rpartition(":")
+    # A client of its own for each attempt, also on rank 0: a blocked call of an abandoned attempt holds its client.
+    store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=patience)
+    prefixed = dist.PrefixStore(f"generation-{seat.generation}", store)
+    prefixed.set_timeout(patience)
+    if device.type == "cuda":
+        return _connect_nccl(prefixed, seat, device, collective_seconds)
+    options = dist.ProcessGroupGloo._Options()
+    options._timeout = timedelta(seconds=collective_seconds)
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=seat.bind_host, lazy_init=False)]
+    return dist.ProcessGroupGloo(prefixed, seat.rank, seat.world, options)
+
+
+def _connect_nccl(store: dist.Store, seat: Seat, device: torch.device, collective_seconds: float) -> Any:
+    options = dist.ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=collective_seconds)
+    backend = dist.ProcessGroupNCCL(store, seat.rank, seat.world, options)
+    backend.eager_connect_single_device(device)
+    return backend

@@ -1,0 +1,166 @@
+"""The training loop of one trainer: take a seat, enter the generation, train until it ends; then the next one.
+
+One screen. Steps are in `step.py`, entering a generation in `regroup.py`, what happens between two steps in
+`boundary`. No exception of the world ends the loop: it is reported, and the controller answers with a generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from worker.agent.messages import (
+    Assignment,
+    CommunicationFailed,
+    GenerationJoined,
+    Report,
+    RestoreFailed,
+    StateRefused,
+    TrainingEnded,
+)
+from worker.checkpointing.errors import CheckpointDamaged, CheckpointMismatch
+from worker.parallel.groups import CommunicationError, GenerationEnded
+from worker.parallel.handshake import PartLost
+from worker.parallel.pulse import Pulse
+from worker.training.orders import Orders
+from worker.training.regroup import Entry
+from worker.training.saving import Saves
+from worker.training.step import NotFinite, Session, run_step
+from worker.training.tally import Pending, Tally
+
+
+class Seating(Protocol):
+    """Enters generations: `trainer.py` implements it."""
+
+    def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
+        """Build the groups, restore if asked, shake hands; raises what `regroup.enter` and restoring raise."""
+        ...
+
+    def leave(self) -> None:
+        """Abandon the groups of the generation that ended."""
+        ...
+
+    def step_begins(self, step: int) -> None:
+        """Remember that `step` is in flight."""
+        ...
+
+    def after_commit(self, step: int, clip: float) -> None:
+        """Let newcomers that copy from this trainer have what the commit of `step` used."""
+        ...
+
+
+class Loop:
+    """A trainer's life after it became ready."""
+
+    def __init__(
+        self,
+        *,
+        orders: Orders,
+        seating: Seating,
+        saves: Saves,
+        pulse: Pulse,
+        report: Callable[[Report], None],
+        steps: int,
+    ) -> None:
+        self._orders = orders
+        self._seating = seating
+        self._saves = saves
+        self._pulse = pulse
+        self._report = report
+        self._steps = steps
+
+    def run(self) -> None:
+        """Until the agent is gone."""
+        seen = 0
+        idle: Callable[[], None] | None = None
+        while (assignment := self._orders.wait_for_seat(seen, idle)) is not None:
+            seen, idle = assignment.number, None
+            try:
+                session, entry = self._enter(assignment)
+                finished = self._train(session, assignment)
+                self._report(
+                    TrainingEnded(generation=seen, step=session.state.version, finished=finished)
+                )
+                idle = self._idle_work(assignment)
+            except GenerationEnded:
+                continue
+            except CommunicationError as error:
+                self._report(
+                    CommunicationFailed(generation=seen, step=self._pulse.step, detail=str(error))
+                )
+            except (PartLost, NotFinite) as error:
+                self._report(StateRefused(generation=seen, step=self._pulse.step, reason=str(error)))
+            except (CheckpointDamaged, CheckpointMismatch) as error:
+                self._report(_refusal(seen, error))
+            finally:
+                self._pulse.phase = "ready" if idle is None else "finished"
+                self._seating.leave()
+
+    def _enter(self, assignment: Assignment) -> tuple[Session, Entry]:
+        self._pulse.generation = assignment.number
+        self._pulse.enter("regroup")
+        session, entry = self._seating.enter(assignment)
+        self._pulse.step = session.state.version
+        self._report(
+            GenerationJoined(
+                generation=assignment.number,
+                committed=entry.committed,
+                completed_held=entry.completed_held,
+                redoes=entry.redoes,
+                copied_parts=entry.copied_parts,
+            )
+        )
+        return session, entry
+
+    def _train(self, session: Session, assignment: Assignment) -> bool:
+        """Steps until the job is done (True) or stopped (False)."""
+        state = session.state
+        while state.version < self._steps:
+            pending = self._orders.pending()
+            self._seating.step_begins(state.version + 1)
+            record, tally = run_step(session, state.version + 1, pending)
+            self._report(record)
+            self._seating.after_commit(record.step, session.last_clip)
+            if not self._boundary(session, assignment, tally, pending):
+                return False
+        return True
+
+    def _boundary(
+        self, session: Session, assignment: Assignment, tally: Tally, pending: dict[Pending, str]
+    ) -> bool:
+        """Carry out what all members had been told when they voted. False when training stops here."""
+        self._pulse.enter("boundary")
+        world = session.group.world
+        if tally.agreed(Pending.CHECKPOINT, pending.get(Pending.CHECKPOINT), world):
+            order = self._orders.take_checkpoint()
+            if order is not None:
+                self._saves.take(order, assignment)
+            self._pulse.enter("checkpoint")
+        if tally.agreed(Pending.STOP, pending.get(Pending.STOP), world):
+            self._orders.take_stop()
+            return False
+        if tally.agreed(Pending.PLANNED_GENERATION, pending.get(Pending.PLANNED_GENERATION), world):
+            self._orders.take_planned()
+            raise GenerationEnded("a planned generation takes over at this boundary")
+        return True
+
+    def _idle_work(self, assignment: Assignment) -> Callable[[], None]:
+        """All members stand at the same step now, so that a checkpoint needs no vote."""
+
+        def save() -> None:
+            order = self._orders.take_checkpoint()
+            if order is not None:
+                self._saves.take(order, assignment)
+
+        return save
+
+
+def _refusal(generation: int, error: CheckpointDamaged | CheckpointMismatch) -> RestoreFailed:
+    damaged = isinstance(error, CheckpointDamaged)
+    return RestoreFailed(
+        generation=generation,
+        name=error.checkpoint,
+        shard=error.shard if isinstance(error, CheckpointDamaged) else error.field,
+        reason=str(error),
+        damaged=damaged,
+    )

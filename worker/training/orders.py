@@ -1,0 +1,154 @@
+"""The orders of the agent as the training thread sees them: the newest counts, stale ones are gone.
+
+The reader thread of the channel calls `receive`; the training thread asks at step boundaries. A newer immediate
+generation ends the running one at once through the `Watch`. Work that needs no boundary (sealing, deleting,
+copying parts) is handed on to its owners here. Next: `trainer.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+from worker.agent.messages import (
+    AcquireParts,
+    Assignment,
+    Configure,
+    DeleteCheckpoint,
+    Order,
+    SealCheckpoint,
+    StopTraining,
+    TakeCheckpoint,
+    TakeSeat,
+)
+from worker.parallel.groups import Watch
+from worker.training.tally import Pending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """Owners of the work that goes on beside training. Called from the reader thread; they must not block."""
+
+    configure: Callable[[Configure], None]
+    acquire: Callable[[AcquireParts], None]
+    seal: Callable[[SealCheckpoint], None]
+    delete: Callable[[DeleteCheckpoint], None]
+
+
+class Orders:
+    """What is wanted of this trainer now."""
+
+    def __init__(self, watch: Watch, handlers: Handlers) -> None:
+        self._watch = watch
+        self._handlers = handlers
+        self._condition = threading.Condition()
+        self._seat: Assignment | None = None
+        self._planned: Assignment | None = None
+        self._checkpoint: TakeCheckpoint | None = None
+        self._stop: StopTraining | None = None
+        self.closed = False
+        """The agent is gone."""
+
+    def receive(self, order: Order) -> None:
+        """Take one order (reader thread)."""
+        match order:
+            case Configure():
+                self._handlers.configure(order)
+            case TakeSeat(assignment=assignment):
+                self._receive_seat(assignment)
+            case TakeCheckpoint():
+                self._keep(checkpoint=order)
+            case StopTraining():
+                self._keep(stop=order)
+            case AcquireParts():
+                self._handlers.acquire(order)
+            case SealCheckpoint():
+                self._handlers.seal(order)
+            case DeleteCheckpoint():
+                self._handlers.delete(order)
+            case _:
+                assert_never(order)
+
+    def close(self) -> None:
+        """The channel has ended (reader thread)."""
+        with self._condition:
+            self.closed = True
+            self._condition.notify_all()
+
+    def _receive_seat(self, assignment: Assignment) -> None:
+        with self._condition:
+            newest = max((a.number for a in (self._seat, self._planned) if a is not None), default=0)
+            if assignment.number <= newest:
+                return
+            seated = self._seat is not None and self._seat.rank >= 0
+            if assignment.kind == "planned" and seated:
+                self._planned = assignment
+            else:
+                self._seat, self._planned = assignment, None
+                self._watch.end_below(assignment.number)
+            self._condition.notify_all()
+
+    def _keep(self, *, checkpoint: TakeCheckpoint | None = None, stop: StopTraining | None = None) -> None:
+        with self._condition:
+            self._checkpoint = checkpoint or self._checkpoint
+            self._stop = stop or self._stop
+            self._condition.notify_all()
+
+    def pending(self) -> dict[Pending, str]:
+        """Labels of the orders that wait for a boundary."""
+        with self._condition:
+            labels: dict[Pending, str] = {}
+            if self._planned is not None:
+                labels[Pending.PLANNED_GENERATION] = str(self._planned.number)
+            if self._checkpoint is not None:
+                labels[Pending.CHECKPOINT] = self._checkpoint.request
+            if self._stop is not None:
+                labels[Pending.STOP] = self._stop.request
+            return labels
+
+    def take_checkpoint(self) -> TakeCheckpoint | None:
+        """The pending checkpoint order, which is thereby done with."""
+        with self._condition:
+            order, self._checkpoint = self._checkpoint, None
+            return order
+
+    def take_stop(self) -> None:
+        """Training stops at this boundary."""
+        with self._condition:
+            self._stop = None
+
+    def take_planned(self) -> None:
+        """The planned generation takes over: it becomes the seat."""
+        with self._condition:
+            assert self._planned is not None, "a planned generation is pending"
+            self._seat, self._planned = self._planned, None
+            self._watch.end_below(self._seat.number)
+
+    def wait_for_seat(self, after: int, poll: Callable[[], None] | None = None) -> Assignment | None:
+        """The newest assignment above `after` in which this trainer has a seat; None when the agent is gone.
+
+        `poll`, if given, is called whenever something else has come, for work that an idle member still does.
+        """
+        while True:
+            with self._condition:
+                self._promote()
+                while not (self.closed or self._newer(after) or (poll and self._checkpoint)):
+                    self._condition.wait()
+                    self._promote()
+                if self.closed:
+                    return None
+                if self._newer(after):
+                    assert self._seat is not None
+                    return self._seat
+            assert poll is not None
+            poll()
+
+    def _promote(self) -> None:
+        """No step is running here whose boundary a planned generation could wait for."""
+        if self._planned is not None:
+            self._seat, self._planned = self._planned, None
+
+    def _newer(self, after: int) -> bool:
+        return self._seat is not None and self._seat.number > after and self._seat.rank >= 0

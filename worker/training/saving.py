@@ -1,0 +1,204 @@
+"""Checkpoints as the trainer sees them: snapshot at an agreed boundary, write behind training, seal, delete, restore.
+
+The training thread pays one memory copy (`CheckpointWriter.save`); shards are written by the writer's thread,
+sealing and deleting by a second one. A failure is a report, never an exception in training. The formats live in
+`worker/checkpointing`.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from worker.agent.messages import (
+    Assignment,
+    CheckpointFailed,
+    CheckpointSealed,
+    DeleteCheckpoint,
+    Report,
+    SealCheckpoint,
+    ShardWritten,
+    TakeCheckpoint,
+)
+from worker.checkpointing.errors import CheckpointError
+from worker.checkpointing.manifest import Manifest, PartEntry, Piece, shard_from_mapping, shard_to_mapping
+from worker.checkpointing.names import CheckpointId, parse_sealed
+from worker.checkpointing.plan import plan_shards
+from worker.checkpointing.reader import CheckpointReader, Expected
+from worker.checkpointing.sealing import delete, seal
+from worker.checkpointing.snapshot import Busy, SnapshotBuffer
+from worker.checkpointing.storage import FileStorage
+from worker.checkpointing.writer import (
+    CheckpointWriter,
+    Outcome,
+    SaveRequest,
+    ShardFailed,
+    ShardSaved,
+    WriteLimits,
+)
+from worker.training.state import TrainingState, part_name, part_number
+
+_CHORES_LIMIT = 64
+"""Seal and delete orders that may wait; the controller repeats what is lost."""
+_MUST_AGREE = ("seed", "batch", "model", "optimizer")
+"""Sections of the job that decide what a step is: a checkpoint of other values is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a checkpoint is of; a restore refuses another's."""
+
+    job: str
+    config: Mapping[str, object]
+    data_fingerprint: str
+    layout: str
+    precision: str
+
+
+class Saves:
+    """The checkpoints of one trainer."""
+
+    def __init__(
+        self, root: Path, identity: Identity, state: TrainingState, report: Callable[[Report], None]
+    ) -> None:
+        self._storage = FileStorage(root)
+        self._root = root
+        self._identity = identity
+        self._state = state
+        self._report = report
+        buffer = SnapshotBuffer(pinned=state.dense_P.is_cuda)
+        self._writer = CheckpointWriter(storage=self._storage, buffer=buffer, limits=WriteLimits())
+        self._chores: queue.Queue[SealCheckpoint | DeleteCheckpoint] = queue.Queue(_CHORES_LIMIT)
+        threading.Thread(target=self._do_chores, name="checkpoint-chores", daemon=True).start()
+
+    def take(self, order: TakeCheckpoint, assignment: Assignment) -> None:
+        """Snapshot this rank's share at the current version and have it written (training thread)."""
+        state = self._state
+        checkpoint = CheckpointId(step=state.version, generation=assignment.number)
+        pieces = self._row(assignment.placement, len(assignment.members), assignment.rank)
+        names = {piece.part for piece in pieces}
+        request = SaveRequest(checkpoint=checkpoint, rank=assignment.rank, pieces=pieces)
+        if not pieces:
+            self._report(self._written(order.request, checkpoint, assignment.rank, "", 0))
+            return
+        states = {name: state.part(part_number(name)) for name in names}
+        answer = self._writer.save(request, states, lambda outcome: self._finished(order.request, outcome))
+        if isinstance(answer, Busy):
+            reason = f"step {answer.step} is still being written after {answer.held_seconds:.1f} s"
+            self._report(CheckpointFailed(request=order.request, reason=reason))
+        elif isinstance(answer, ShardFailed):
+            self._report(CheckpointFailed(request=order.request, reason=str(answer.error)))
+
+    def _row(self, placement: Sequence[Sequence[int]], world: int, rank: int) -> tuple[Piece, ...]:
+        lengths = {part_name(part): self._state.length(part) for part in range(self._state.parts)}
+        return plan_shards(dict(enumerate(placement)), world, lengths)[rank]
+
+    def _finished(self, request: str, outcome: Outcome) -> None:
+        match outcome:
+            case ShardSaved():
+                text = json.dumps(shard_to_mapping(outcome.shard))
+                saved = outcome.request
+                self._report(
+                    self._written(request, saved.checkpoint, saved.rank, text, outcome.shard.bytes)
+                )
+            case ShardFailed():
+                self._report(CheckpointFailed(request=request, reason=str(outcome.error)))
+
+    @staticmethod
+    def _written(request: str, checkpoint: CheckpointId, rank: int, shard: str, size: int) -> ShardWritten:
+        return ShardWritten(
+            request=request,
+            generation=checkpoint.generation,
+            step=checkpoint.step,
+            name=checkpoint.folder,
+            rank=rank,
+            shard=shard,
+            bytes=size,
+        )
+
+    def enqueue(self, order: SealCheckpoint | DeleteCheckpoint) -> None:
+        """Take a chore (reader thread)."""
+        try:
+            self._chores.put_nowait(order)
+        except queue.Full:
+            if isinstance(order, SealCheckpoint):
+                self._report(CheckpointFailed(request=order.request, reason="too many checkpoint chores wait"))
+
+    def _do_chores(self) -> None:
+        while True:
+            order = self._chores.get()
+            try:
+                match order:
+                    case SealCheckpoint():
+                        self._seal(order)
+                    case DeleteCheckpoint():
+                        self._delete(order)
+            except (CheckpointError, OSError, ValueError) as error:
+                request = order.request if isinstance(order, SealCheckpoint) else order.name
+                self._report(CheckpointFailed(request=request, reason=str(error)))
+
+    def _seal(self, order: SealCheckpoint) -> None:
+        checkpoint = parse_sealed(order.name)
+        if checkpoint is None:
+            raise ValueError(f"{order.name!r} is no checkpoint name")
+        shards = tuple(shard_from_mapping(json.loads(text)) for text in order.shards if text)
+        state, identity = self._state, self._identity
+        manifest = Manifest(
+            job=identity.job,
+            step=checkpoint.step,
+            generation=checkpoint.generation,
+            created=datetime.now(UTC).isoformat(),
+            config=identity.config,
+            data_fingerprint=identity.data_fingerprint,
+            layout=identity.layout,
+            precision=identity.precision,
+            parts={
+                part_name(part): PartEntry(version=checkpoint.step, length=state.length(part))
+                for part in range(state.parts)
+            },
+            shards=shards,
+        )
+        seal(self._storage, manifest)
+        self._report(
+            CheckpointSealed(
+                request=order.request,
+                step=checkpoint.step,
+                name=order.name,
+                path=str(self._root / order.name),
+                bytes=sum(shard.bytes for shard in shards),
+            )
+        )
+
+    def _delete(self, order: DeleteCheckpoint) -> None:
+        checkpoint = parse_sealed(order.name)
+        if checkpoint is not None:
+            delete(self._storage, checkpoint)
+
+    def restore(self, name: str, experts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
+        """Fill the state with `experts` and the dense part of a sealed checkpoint, verified first.
+
+        Raises CheckpointDamaged, CheckpointMismatch, or what `after_chunk` raises (to give up).
+        """
+        checkpoint = parse_sealed(name)
+        assert checkpoint is not None, f"{name!r} is no checkpoint name"
+        identity, state = self._identity, self._state
+        expected = Expected(
+            job=identity.job,
+            config={field: identity.config[field] for field in _MUST_AGREE},
+            data_fingerprint=identity.data_fingerprint,
+            layout=identity.layout,
+            precision=identity.precision,
+        )
+        with CheckpointReader(
+            self._storage, checkpoint, refuse_non_finite=True, after_chunk=after_chunk
+        ) as reader:
+            reader.require(expected)
+            parts = (0, *(expert + 1 for expert in sorted(experts)))
+            reader.verify([part_name(part) for part in parts])
+            state.load(experts, checkpoint.step)
+            reader.read({part_name(part): state.part(part) for part in parts})

@@ -1,0 +1,191 @@
+"""Exactly what a trainer resumes: weights and AdamW moments of the parts it holds, at one version.
+
+The dense part is one flat tensor, the experts' parts are the rows of another, in ascending expert order; gradients
+lie in buffers of the same shapes. The model's parameters are views of them (`model/parts.py`), so copying a part,
+hashing it, sending it or updating it is one operation on contiguous memory. Parameters are written only by
+`commit`, `adopt` and `load`, never while a collective that carries them is running.
+
+Shapes: P dense parameters, E local experts, N parameters of one expert over all layers. A part is named by an
+integer here and in the handshake: 0 is dense, e + 1 is expert e. Next: `step.py`, `regroup.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from worker.checkpointing.names import DENSE as DENSE_NAME
+from worker.checkpointing.names import expert_index, expert_part
+from worker.checkpointing.parts import PartTensors
+from worker.model.config import ModelConfig
+from worker.model.initialise import initialise_dense, initialise_expert
+from worker.model.parts import bind, dense_layout, expert_layout
+from worker.model.transformer import Transformer
+from worker.parallel.dispatch import Dispatcher
+from worker.parallel.handshake import ABSENT
+from worker.training.optimizer import AdamW, PartState
+
+DENSE = 0
+
+
+def part_name(part: int) -> str:
+    """The name of a part in checkpoints and on the wire between trainers."""
+    return DENSE_NAME if part == DENSE else expert_part(part - 1)
+
+
+def part_number(name: str) -> int:
+    """The inverse of `part_name`."""
+    expert = expert_index(name)
+    assert expert is not None or name == DENSE_NAME, f"{name!r} names no part"
+    return DENSE if expert is None else expert + 1
+
+
+def copy_part(target: PartTensors, source: PartTensors) -> None:
+    """Overwrite a part in place."""
+    for mine, theirs in zip(target.in_order(), source.in_order(), strict=True):
+        mine.copy_(theirs)
+
+
+def empty_part(length: int, like: Tensor) -> PartTensors:
+    """Uninitialised state of a part, to be filled."""
+    return PartTensors(weights=like.new_empty(length), m=like.new_empty(length), v=like.new_empty(length))
+
+
+class TrainingState:
+    """The parts of this trainer. `version` is the last committed step, `ready` the step whose gradients are held."""
+
+    def __init__(self, config: ModelConfig, seed: int, device: torch.device) -> None:
+        layouts = dense_layout(config), expert_layout(config)
+        self.dense_length, self.expert_length = (layout.length for layout in layouts)
+        self._dense_decay_length = layouts[0].decay_length
+        self.layout_id = sha256(repr(layouts).encode()).hexdigest()[:16]
+        """Names which weights lie where: a checkpoint of another layout is refused."""
+        self.ready_seconds = 0.0
+        """From the beginning of step `ready` to its vote."""
+        self.version = ABSENT
+        self.ready = ABSENT
+        self.tally_step = ABSENT
+        self.tally: tuple[float, ...] = ()
+        self._seed = seed
+        self._config = config
+        self._device = device
+        self.held: tuple[int, ...] = ()
+        """Global ids of the local experts, ascending; slot = position."""
+        self._allocate((), fresh_dense=True)
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of the whole model."""
+        return self._config.experts + 1
+
+    def slot(self, expert: int) -> int:
+        return self.held.index(expert)
+
+    def holds(self, part: int) -> bool:
+        return part == DENSE or part - 1 in self.held
+
+    def part(self, part: int) -> PartTensors:
+        """Views of a held part."""
+        if part == DENSE:
+            return PartTensors(weights=self.dense_P, m=self.dense_m_P, v=self.dense_v_P)
+        row = self.slot(part - 1)
+        return PartTensors(weights=self.experts_EN[row], m=self.experts_m_EN[row], v=self.experts_v_EN[row])
+
+    def gradient(self, part: int) -> Tensor:
+        """View of a held part's gradient."""
+        return self.dense_gradient_P if part == DENSE else self.experts_gradient_EN[self.slot(part - 1)]
+
+    def length(self, part: int) -> int:
+        """Number of parameters of a part."""
+        return self.dense_length if part == DENSE else self.expert_length
+
+    def versions(self) -> tuple[int, ...]:
+        """By part; `ABSENT` for what this trainer does not hold."""
+        return tuple(self.version if self.holds(part) else ABSENT for part in range(self.parts))
+
+    def zero_gradients(self) -> None:
+        """Begin a step: what was held for completing the last one is given up."""
+        self.ready = ABSENT
+        self.dense_gradient_P.zero_()
+        self.experts_gradient_EN.zero_()
+
+    def commit(self, optimizer: AdamW, step: int, clip: float, halfway: Callable[[], None]) -> None:
+        """Write the parameters of `step` from the reduced gradients. Local; interrupted only by death.
+
+        `halfway` is called when the dense part is written and the experts are not (fault injection).
+        """
+        assert self.ready == step == self.version + 1, "a commit follows the vote of the next step"
+        self._update(optimizer, DENSE, step, clip)
+        halfway()
+        for expert in self.held:
+            self._update(optimizer, expert + 1, step, clip)
+        self.version = step
+
+    def _update(self, optimizer: AdamW, part: int, step: int, clip: float) -> None:
+        optimizer.update(self.optimized(part, self.part(part)), self.gradient(part), step=step, clip=clip)
+
+    def optimized(self, part: int, tensors: PartTensors) -> PartState:
+        """The tensors of a part as the optimizer takes them."""
+        decay = self._dense_decay_length if part == DENSE else self.expert_length
+        return PartState(weight_P=tensors.weights, m_P=tensors.m, v_P=tensors.v, decay_length=decay)
+
+    def initialise(self, experts: Sequence[int]) -> None:
+        """Version 0 of the dense part and of `experts`: the same on every trainer, from the seed alone."""
+        self._allocate(tuple(sorted(experts)), fresh_dense=True)
+        initialise_dense(self._config, self._seed, self.dense_P)
+        for row, expert in enumerate(self.held):
+            initialise_expert(self._config, self._seed, expert, self.experts_EN[row])
+        self._stand_at(0)
+
+    def load(self, experts: Sequence[int], version: int) -> None:
+        """Make room for `experts`; the caller fills every `part` and the state then stands at `version`."""
+        self._allocate(tuple(sorted(experts)), fresh_dense=True)
+        self._stand_at(version)
+
+    def adopt(self, experts: Sequence[int], received: Mapping[int, PartTensors], version: int) -> None:
+        """Hold exactly `experts` from now on; parts that are new, or were behind, come from `received`."""
+        wanted = tuple(sorted(experts))
+        if DENSE in received:
+            copy_part(self.part(DENSE), received[DENSE])
+        if wanted != self.held or any(part != DENSE for part in received):
+            old = {part: self.part(part) for part in range(1, self.parts) if self.holds(part)}
+            self._allocate(wanted, fresh_dense=False)
+            for expert in wanted:
+                source = received.get(expert + 1) or old[expert + 1]
+                copy_part(self.part(expert + 1), source)
+            self.ready = ABSENT
+        self.version = version
+
+    def attach(self, model: Transformer, dispatcher: Dispatcher) -> None:
+        """Make the model compute with these parts, and gradients arrive in these buffers."""
+        assert tuple(dispatcher.held) == self.held, "the dispatcher serves the experts that are held"
+        model.use(dispatcher)
+        bind(
+            model,
+            self._config,
+            dense_P=self.dense_P,
+            experts_EN=self.experts_EN,
+            dense_grad_P=self.dense_gradient_P,
+            experts_grad_EN=self.experts_gradient_EN,
+        )
+
+    def _stand_at(self, version: int) -> None:
+        self.version = version
+        self.ready = self.tally_step = ABSENT
+        self.tally = ()
+
+    def _allocate(self, experts: tuple[int, ...], *, fresh_dense: bool) -> None:
+        dtype = self._config.precision.parameter_dtype
+        if fresh_dense:
+            length = self.dense_length
+            self.dense_P, self.dense_m_P, self.dense_v_P, self.dense_gradient_P = (
+                torch.zeros(length, dtype=dtype, device=self._device) for _ in range(4)
+            )
+        shape = (len(experts), self.expert_length)
+        self.experts_EN, self.experts_m_EN, self.experts_v_EN, self.experts_gradient_EN = (
+            torch.zeros(shape, dtype=dtype, device=self._device) for _ in range(4)
+        )
+        self.held = experts

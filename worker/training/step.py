@@ -1,0 +1,197 @@
+"""One optimizer step of one member: compute, reduce, vote, commit.
+
+Nothing is written to a parameter before the vote is left, and nothing after it needs a peer. An exception anywhere
+before the commit leaves the last whole state. What each line means for recovery: docs/PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worker.agent.messages import StepCommitted
+from worker.model.objective import microbatch_loss
+from worker.model.router import ForwardContext
+from worker.model.transformer import Transformer
+from worker.parallel.groups import Group
+from worker.parallel.pulse import Pulse
+from worker.parallel.reduce import ReplicaPlan, reduce_dense, reduce_experts
+from worker.training.data import BatchConfig, Windows
+from worker.training.optimizer import AdamW, clip_coefficient
+from worker.training.state import TrainingState
+from worker.training.tally import Pending, Tally, TallyLayout, Vote
+
+class NotFinite(Exception):
+    """Loss or gradients of some member are NaN or infinite: the step is not committed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepShape:
+    """Sizes that are the same for every step of a job."""
+
+    batch: BatchConfig
+    sequence_length: int
+    clip_norm: float
+
+    @property
+    def tokens(self) -> int:
+        return self.batch.samples_per_step * self.sequence_length
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """What a member needs to train in one generation."""
+
+    group: Group
+    placement: tuple[tuple[int, ...], ...]
+    microbatches: tuple[int, ...]
+    """Indices dealt to this member, in order."""
+    rounds: int
+    """Rounds of every member: members with fewer microbatches serve their experts with an empty batch."""
+    replicas: ReplicaPlan
+    model: Transformer
+    state: TrainingState
+    windows: Windows
+    optimizer: AdamW
+    pulse: Pulse
+    shape: StepShape
+    layout: TallyLayout
+    last_clip: float = 1.0
+    """Clip factor of the newest commit."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """What a member adds up over its microbatches."""
+
+    loss: Tensor
+    expert_load: Tensor
+    samples: list[int]
+
+
+def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[StepCommitted, Tally]:
+    """Train step `step` and commit it.
+
+    Raises GenerationEnded, CommunicationError (nothing was committed here; the gradients may be held) or NotFinite.
+    """
+    began = time.monotonic()
+    session.state.zero_gradients()
+    sums = compute(session, step)
+    reduce(session)
+    session.state.ready_seconds = time.monotonic() - began
+    tally = vote(session, step, sums, pending)
+    commit(session, step, tally)
+    return record_of(session.shape, session.group.generation, step, tally, time.monotonic() - began), tally
+
+
+def compute(session: Session, step: int) -> Sums:
+    """Forward and backward over the dealt microbatches; gradients accumulate in the state's buffers."""
+    shape, group, pulse = session.shape, session.group, session.pulse
+    sums = Sums(
+        loss=torch.zeros((), dtype=torch.float64, device=group.device),
+        expert_load=torch.zeros(session.layout.experts, dtype=torch.int64, device=group.device),
+        samples=[],
+    )
+    group.on_operation = lambda _name: pulse.on_enter(step, "dispatch")
+    first = shape.batch.step_ids(step).start
+    for turn in range(session.rounds):
+        index = session.microbatches[turn] if turn < len(session.microbatches) else None
+        pulse.enter("forward")
+        ids = shape.batch.microbatch_ids(step, index) if index is not None else range(0)
+        window_BC = session.windows.batch(ids).to(group.device)
+        out = microbatch_loss(
+            session.model,
+            window_BC,
+            ForwardContext(step=step, microbatch=index or 0),
+            step_tokens=shape.tokens,
+            step_microbatches=shape.batch.microbatches,
+        )
+        sums.loss += out.cross_entropy_sum
+        sums.expert_load += out.count_LE.sum(0)
+        sums.samples.extend(sample - first for sample in ids)
+        pulse.enter("backward")
+        out.objective.backward()  # type: ignore[no-untyped-call]
+    group.on_operation = None
+    return sums
+
+
+def reduce(session: Session) -> None:
+    """Sum gradients over the members that share a part."""
+    session.pulse.enter("reduce")
+    reduce_experts(session.group, session.replicas, session.state.experts_gradient_EN)
+    reduce_dense(session.group, session.state.dense_gradient_P)
+
+
+def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -> Tally:
+    """Cast this member's vote and wait for the result: the tally. Its gradients are held from here on."""
+    state, group, pulse = session.state, session.group, session.pulse
+    values = session.layout.cast(_vote_of(session, sums, pending))
+    tally_V = torch.tensor(values, dtype=torch.float64, device=group.device)
+    pulse.phase = "vote"
+    state.ready = step
+    group.all_reduce(tally_V, after_start=lambda: pulse.on_enter(step, "vote"))
+    group.settle()
+    result = tuple(tally_V.tolist())
+    tally = session.layout.read(result)
+    if tally.not_finite:
+        state.ready = -1
+        raise NotFinite(f"loss or gradients of step {step} are not finite (loss {tally.loss}, norm {tally.norm})")
+    state.tally_step, state.tally = step, result
+    return tally
+
+
+def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
+    state, rank = session.state, session.group.rank
+    norm = torch.linalg.vector_norm
+    norms_E = norm(state.experts_gradient_EN, dim=1, dtype=torch.float64).square().tolist()
+    dense_norm = float(norm(state.dense_gradient_P, dtype=torch.float64).square())
+    primary = [0.0] * session.layout.experts
+    for slot, expert in enumerate(state.held):
+        if session.placement[expert][0] == rank:
+            primary[expert] = norms_E[slot]
+    loss = float(sums.loss) / session.shape.tokens
+    finite = all(value - value == 0.0 for value in (loss, dense_norm, *norms_E))
+    return Vote(
+        expert_norms_squared=primary if finite else [0.0] * len(primary),
+        dense_norm_squared=dense_norm if rank == 0 and finite else 0.0,
+        expert_load=sums.expert_load.tolist(),
+        samples=sums.samples,
+        loss=loss if finite else 0.0,
+        tokens=len(sums.samples) * session.shape.sequence_length,
+        not_finite=not finite,
+        pending=pending,
+    )
+
+
+def commit(session: Session, step: int, tally: Tally) -> None:
+    """Clip by the global norm and apply the optimizer; local from here on."""
+    pulse = session.pulse
+    pulse.phase = "optimizer"
+    clip = session.last_clip = clip_factor(session.shape, tally)
+    session.state.commit(session.optimizer, step, clip, halfway=lambda: pulse.on_enter(step, "optimizer"))
+    pulse.step = step
+
+
+def clip_factor(shape: StepShape, tally: Tally) -> float:
+    """What every gradient of the step is multiplied by; the same bits on every member."""
+    return clip_coefficient(tally.norm, shape.clip_norm)
+
+
+def record_of(shape: StepShape, generation: int, step: int, tally: Tally, seconds: float) -> StepCommitted:
+    """The line of the ledger: counted, not assumed."""
+    first = shape.batch.step_ids(step).start
+    return StepCommitted(
+        step=step,
+        generation=generation,
+        loss=tally.loss,
+        tokens=tally.tokens,
+        time=time.time(),
+        step_seconds=seconds,
+        sample_ids=tuple(
+            first + index for index, count in enumerate(tally.sample_counts) for _ in range(count)
+        ),
+        expert_load=tally.expert_load,
+    )

@@ -1,0 +1,329 @@
+"""The trainer process: composes model, state, groups, checkpoints and copies, then lives in the loop.
+
+Composition and seating only; the step is in `step.py`, the loop in `loop.py`, the entry rule in `regroup.py`.
+Next: `worker/app.py`, which calls `run`.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.agent.channel import TrainerChannel
+from worker.agent.messages import Assignment, Beat, Configure, Ready, TrainerRefused
+from worker.checkpointing.donation import DonationLimits, Donations
+from worker.checkpointing.peer import PeerServer, ServerLimits
+from worker.model.config import ModelConfig
+from worker.model.fields import FieldError
+from worker.model.transformer import Transformer
+from worker.parallel.dispatch import AllToAllDispatcher, LocalDispatcher
+from worker.parallel.groups import Group, Seat, Watch, build_group, serve_store
+from worker.parallel.handshake import ABSENT
+from worker.parallel.pulse import Pulse
+from worker.parallel.reduce import plan_replicas
+from worker.training.acquire import Acquisitions
+from worker.training.data import BatchConfig, DataError, Windows, open_text
+from worker.training.faults import Faults
+from worker.training.loop import Loop
+from worker.training.optimizer import AdamW, OptimizerConfig
+from worker.training.orders import Handlers, Orders
+from worker.training.regroup import Entrance, Entry, enter, held_experts
+from worker.training.saving import Identity, Saves
+from worker.training.state import TrainingState, part_name, part_number
+from worker.training.step import Session, StepShape, clip_factor, record_of
+from worker.training.tally import TallyLayout
+from worker.training.warm import warm_up
+
+_BEAT_SECONDS = 0.1
+_CATCH_UP_SECONDS = 10.0
+"""How long a seating waits for background copies to follow the last commits before whole parts are copied."""
+CONFIGURE_SECONDS = 60.0
+"""An agent sends the job at once; without it for this long the trainer ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """What a trainer needs of the job, read once."""
+
+    config: Mapping[str, Any]
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    seed: int
+    steps: int
+    shape: StepShape
+    layout: TallyLayout
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> JobView:
+        """Raises FieldError naming the field that the worker cannot use."""
+        model = ModelConfig.from_mapping(config["model"], config["precision"])
+        optimizer = OptimizerConfig.from_mapping(config["optimizer"])
+        batch = BatchConfig.from_mapping(config["batch"])
+        shape = StepShape(
+            batch=batch, sequence_length=model.sequence_length, clip_norm=optimizer.clip_norm
+        )
+        return cls(
+            config=config,
+            model=model,
+            optimizer=optimizer,
+            seed=int(config["seed"]),
+            steps=int(config["steps"]),
+            shape=shape,
+            layout=TallyLayout(experts=model.experts, samples=batch.samples_per_step),
+        )
+
+
+def run(channel: TrainerChannel, *, trainer: str, bind_host: str, workdir: Path) -> int:
+    """Live until the agent is gone. Returns the exit code of the process."""
+    watch, pulse = Watch(), Pulse()
+    configured: queue.Queue[Configure] = queue.Queue()
+    late: dict[str, Any] = {}
+    handlers = Handlers(
+        configure=configured.put,
+        acquire=lambda order: late["acquisitions"].begin(order),
+        seal=lambda order: late["saves"].enqueue(order),
+        delete=lambda order: late["saves"].enqueue(order),
+    )
+    orders = Orders(watch, handlers)
+    channel.start(orders.receive, orders.close)
+    try:
+        order = configured.get(timeout=CONFIGURE_SECONDS)
+    except queue.Empty:
+        return 1
+    _start_beating(channel, pulse)
+    try:
+        body = Body(channel, order, watch, pulse, trainer=trainer, bind_host=bind_host, workdir=workdir)
+    except (FieldError, DataError, OSError) as error:
+        channel.send(TrainerRefused(reason=str(error)))
+        orders.wait_for_seat(1 << 62)
+        return 2
+    late["acquisitions"], late["saves"] = body.acquisitions, body.saves
+    body.warm_up()
+    pulse.phase = "ready"
+    channel.send(body.ready())
+    Loop(
+        orders=orders,
+        seating=body,
+        saves=body.saves,
+        pulse=pulse,
+        report=channel.send,
+        steps=body.job.steps,
+    ).run()
+    return 0
+
+
+def _start_beating(channel: TrainerChannel, pulse: Pulse) -> None:
+    def beat() -> None:
+        while channel.send(
+            Beat(
+                generation=pulse.generation,
+                step=pulse.step,
+                phase=pulse.phase,
+                operation=pulse.operation,
+                waiting=pulse.waiting,
+            )
+        ):
+            time.sleep(_BEAT_SECONDS)
+
+    threading.Thread(target=beat, name="beat", daemon=True).start()
+
+
+class Body:
+    """All that a trainer is made of; implements `loop.Seating`."""
+
+    def __init__(
+        self,
+        channel: TrainerChannel,
+        order: Configure,
+        watch: Watch,
+        pulse: Pulse,
+        *,
+        trainer: str,
+        bind_host: str,
+        workdir: Path,
+    ) -> None:
+        self.job = JobView.of(json.loads(order.config))
+        self._device = _device(trainer)
+        self._channel, self._watch, self._pulse = channel, watch, pulse
+        self._bind_host = bind_host
+        config = self.job.config
+        path = str(config["data"]["path"])
+        text = open_text(path)
+        self._windows = Windows(
+            text, path=path, sequence_length=self.job.shape.sequence_length, seed=self.job.seed
+        )
+        self._model = Transformer(
+            self.job.model, seed=self.job.seed, dispatcher=LocalDispatcher(0), device=self._device
+        )
+        self._state = TrainingState(self.job.model, self.job.seed, self._device)
+        self._optimizer = AdamW(self.job.optimizer, total_steps=self.job.steps)
+        self._store, self._store_address = serve_store(bind_host)
+        self._donations = Donations(limits=DonationLimits(), pinned=self._device.type == "cuda")
+        token = f"{config['name']}-{self.job.seed}"
+        self._peers = PeerServer(
+            host=bind_host,
+            job=config["name"],
+            token=token,
+            donor=trainer,
+            donations=self._donations,
+            limits=ServerLimits(),
+        )
+        self.acquisitions = Acquisitions(
+            trainer=trainer,
+            job=config["name"],
+            token=token,
+            state=self._state,
+            optimizer=AdamW(self.job.optimizer, total_steps=self.job.steps),
+            report=channel.send,
+            acquire_seconds=float(config["timeouts"]["acquire_seconds"]),
+            on_copied=lambda version: self._faults.strike(version, "acquire"),
+        )
+        identity = Identity(
+            job=config["name"],
+            config=config,
+            data_fingerprint=text.fingerprint(),
+            layout=self._state.layout_id,
+            precision=str(self._state.dense_P.dtype).removeprefix("torch."),
+        )
+        self.saves = Saves(workdir / "checkpoints", identity, self._state, channel.send)
+        self._group: Group | None = None
+        self._begun = ABSENT
+        self._faults = Faults(config["faults"], trainer, workdir / "faults")
+        pulse.on_enter = self._faults.strike
+
+    def ready(self) -> Ready:
+        """What the controller must know of this trainer to seat it."""
+        host, port = self._peers.address
+        return Ready(
+            store_address=self._store_address,
+            peer_address=f"{host}:{port}",
+            device_name=_device_name(self._device),
+        )
+
+    def warm_up(self) -> None:
+        """Load lazily what a first step loads, so that a spare loses no time when it walks on."""
+        warm_up(self.job.model, self._optimizer, self._device)
+
+    def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
+        """See `loop.Seating`."""
+        self._prepare(assignment)
+        timeouts = self.job.config["timeouts"]
+        seat = Seat(
+            generation=assignment.number,
+            rank=assignment.rank,
+            world=len(assignment.members),
+            store_address=assignment.members[0].store_address,
+            bind_host=self._bind_host,
+        )
+        self._group = group = build_group(
+            seat,
+            watch=self._watch,
+            pulse=self._pulse,
+            device=self._device,
+            regroup_seconds=float(timeouts["regroup_seconds"]),
+            collective_seconds=float(timeouts["collective_seconds"]),
+        )
+        entry = enter(
+            Entrance(
+                group=group,
+                assignment=assignment,
+                state=self._state,
+                acquisitions=self.acquisitions,
+                layout=self.job.layout,
+                complete=lambda step, tally: self._complete(assignment.number, step, tally),
+                begun=self._begun,
+                catch_up_seconds=_CATCH_UP_SECONDS,
+            )
+        )
+        return self._open(assignment, group), entry
+
+    def _prepare(self, assignment: Assignment) -> None:
+        """Read or make the state that a first or restored generation goes on from."""
+        if assignment.kind not in ("initial", "restore"):
+            return
+        self._donations.end_all("the state is set back to a checkpoint")
+        self.acquisitions.clear()
+        self._begun = ABSENT
+        experts = held_experts(assignment)
+        self._pulse.enter("restoring")
+        if assignment.restore_name:
+            number = assignment.number
+            self.saves.restore(assignment.restore_name, experts, lambda _count: self._watch.check(number))
+        else:
+            self._state.initialise(experts)
+
+    def _open(self, assignment: Assignment, group: Group) -> Session:
+        nodes = [member.trainer.rpartition("/")[0] for member in assignment.members]
+        dispatcher = AllToAllDispatcher(group, assignment.placement, nodes, self._device)
+        self._state.attach(self._model, dispatcher)
+        held = [part_name(part) for part in range(self._state.parts) if self._state.holds(part)]
+        self._peers.enter_generation(assignment.number, held)
+        return Session(
+            group=group,
+            placement=assignment.placement,
+            microbatches=assignment.deal[assignment.rank],
+            rounds=max(len(share) for share in assignment.deal),
+            replicas=plan_replicas(assignment.placement, assignment.rank, group.world),
+            model=self._model,
+            state=self._state,
+            windows=self._windows,
+            optimizer=self._optimizer,
+            pulse=self._pulse,
+            shape=self.job.shape,
+            layout=self.job.layout,
+        )
+
+    def _complete(self, generation: int, step: int, values: tuple[float, ...]) -> None:
+        """Commit a step from the gradients held, with the tally that another member got out of the vote."""
+        tally = self.job.layout.read(values)
+        clip = clip_factor(self.job.shape, tally)
+        self._state.commit(self._optimizer, step, clip, halfway=lambda: None)
+        self._state.tally_step, self._state.tally = step, values
+        self._pulse.step = step
+        self._channel.send(record_of(self.job.shape, generation, step, tally, self._state.ready_seconds))
+        self.after_commit(step, clip)
+
+    def step_begins(self, step: int) -> None:
+        """See `loop.Seating`."""
+        self._begun = step
+
+    def after_commit(self, step: int, clip: float) -> None:
+        """See `loop.Seating`."""
+        state = self._state
+        self._begun = ABSENT
+        self._donations.after_commit(
+            step,
+            lambda name: state.gradient(part_number(name)) if state.holds(part_number(name)) else None,
+            clip=clip,
+            learning_rate=self._optimizer.learning_rate(step),
+        )
+        self._donations.at_boundary(
+            step, lambda name: state.part(part_number(name)) if state.holds(part_number(name)) else None
+        )
+
+    def leave(self) -> None:
+        """See `loop.Seating`."""
+        if self._group is not None:
+            self._group.abandon()
+            self._group = None
+
+
+def _device(trainer: str) -> torch.device:
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(trainer.rpartition("/")[2]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    torch.set_num_threads(1)
+    return torch.device("cpu")
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
