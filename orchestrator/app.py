@@ -13,10 +13,441 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import assert_never
 
-from sqlalchemy import Engine
+from orchestrator.cluster.processes import AgentCommand, ProcessCluster, living_nodes
+from orchestrator.controller.controller import Controller, Ports
+from orchestrator.controller.inbox import Inbox
+from orchestrator.controller.ledger import LEDGER_FILE, FileLedger
+from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
+from orchestrator.controller.runner import Chore, Runner
+from orchestrator.core.events import ControllerStarted, Event, JobSubmitted
+from orchestrator.core.machine import Machine
+from orchestrator.core.policy import Policy
+from orchestrator.core.spec import JobSpec
+from orchestrator.core.state import ClusterState, Job
+from orchestrator.jobfile import JobFileError, load_job_file
+from orchestrator.service import views
+from orchestrator.service.admin_api import ENDED, AdminApi, Sources
+from orchestrator.service.causes import Causes
+from orchestrator.service.commands import Commands, Witness
+from orchestrator.service.ledger_view import LedgerFollower
+from orchestrator.service.reasons import ReasonsFollower
+from orchestrator.service.server import ListenError, Server
+from orchestrator.service.worker_api import WorkerApi
+from orchestrator.settings import (
+    DATABASE_FILE,
+    TOKEN_FILE_VARIABLE,
+    ExitCode,
+    Settings,
+    SettingsError,
+    default_database,
+)
+from orchestrator.store import schema
+from orchestrator.store.engine import open_engine
+from orchestrator.store.lease import LEASE_SECONDS, ControllerLease, LeaseHeld
+from orchestrator.store.queries import Queries
+from orchestrator.store.repository import Repository
+from orchestrator.timers.timers import Periods, Timers
+
+log = logging.getLogger(__name__)
+
+CONTROLLER_FILE = "controller.json"
+COMMAND_SECONDS = 8.0
+"""How long a person's command may take to be handled."""
+LEASE_WAIT_SECONDS = 2.0 * LEASE_SECONDS
+"""How long a new controller waits for the lease of one that has fallen silent."""
+NODES_END_SECONDS = 20.0
+"""How long a shutdown waits for the nodes."""
+SERVER_GRACE_SECONDS = 2.0
+RUNNER_END_SECONDS = 10.0
+FLUSH_SECONDS = 0.5
+RETRY_SECONDS = 1.0
+TRIM_SECONDS = 300.0
+
+
+class WallClock:
+    """The Clock port: seconds since the epoch."""
+
+    def now(self) -> float:
+        return time.time()
+
+
+class Beginning(Enum):
+    """With what a controller begins."""
+
+    SUBMIT = "a new job"
+    RESUME = "a job that goes on from its newest checkpoint"
+    RESTART = "a job that is under way, or has ended and is only shown"
+
+
+class EndKind(Enum):
+    """Why a controller process ends."""
+
+    SIGNAL = "signal"
+    """Told by a signal: the nodes stay."""
+    SHUTDOWN = "shutdown"
+    """Told by a person: the nodes end too."""
+    DONE = "done"
+    """The job has ended, with --exit-when-done."""
+    FATAL = "fatal"
+    """The runner cannot go on: the nodes stay, the next controller loads the state."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """The end of a controller process, and what led to it."""
+
+    kind: EndKind
+    reason: str
+    error: BaseException | None = None
+    succeeded: bool = True
+    """Of the job, when that is why."""
+
+
+def run(settings: Settings) -> int:
+    """One controller process from start to end; its exit status. Raises SettingsError for bad input."""
+    spec = _job_file(settings)
+    _prepare_workdir(settings)
+    try:
+        return _run_as_the_one(settings, spec)
+    except ListenError as error:
+        raise SettingsError("--listen", f"{settings.host}:{settings.port}", str(error)) from error
+    except (StoreError, LedgerError) as error:
+        log.critical("%s", error)
+        return exit_code(error)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The status of a process that ends with this error."""
+    if isinstance(error, LeaseHeld | LeaseLost):
+        return ExitCode.LEASE_HELD
+    return ExitCode.STORE_FAILED if isinstance(error, StoreError | LedgerError) else ExitCode.FAILED
+
+
+def _run_as_the_one(settings: Settings, spec: JobSpec | None) -> int:
+    """Take the lease, load, serve, and give everything back."""
+    schema.migrate(settings.database)
+    engine = open_engine(settings.database)
+    lease = ControllerLease(engine)
+    try:
+        lease.acquire(LEASE_WAIT_SECONDS)
+        try:
+            repository = Repository(engine, epoch=lease.epoch)
+            state = repository.load()
+            begin = beginning(settings, spec, state.job, nodes_live=bool(living_nodes(settings.workdir)))
+            chosen = spec or (state.job.spec if state.job else None)
+            assert chosen is not None, "beginning() refuses to begin without a job"
+            log.info("beginning with %s: %s", begin.value, chosen.name)
+            with _ledger(settings.workdir) as ledger:
+                made = _Made(
+                    settings=settings,
+                    spec=chosen,
+                    begin=begin,
+                    state=state,
+                    lease=lease,
+                    repository=repository,
+                    queries=Queries(engine),
+                    ledger=ledger,
+                )
+                end = asyncio.run(_serve(made))
+        finally:
+            _release(lease)
+    finally:
+        engine.dispose()
+    log.info("the controller has ended: %s", end.reason)
+    if end.error is not None:
+        return exit_code(end.error)
+    return ExitCode.OK if end.succeeded else ExitCode.FAILED
+
+
+# ---- before anything runs ----
+
+
+def _job_file(settings: Settings) -> JobSpec | None:
+    if settings.job_file is None:
+        return None
+    try:
+        return load_job_file(settings.job_file, settings.overrides)
+    except JobFileError as error:
+        raise SettingsError(
+            "--job", settings.job_file, f"cannot run, nothing was started:\n{error}"
+        ) from error
+
+
+def _prepare_workdir(settings: Settings) -> None:
+    """Make the folder, unless there would be nothing to do in it."""
+    in_workdir = settings.database == default_database(settings.workdir)
+    if settings.job_file is None and in_workdir and not (settings.workdir / DATABASE_FILE).exists():
+        raise SettingsError(
+            "--job", None, f"{settings.workdir} holds no job yet: name a job file with --job FILE"
+        )
+    try:
+        settings.workdir.mkdir(parents=True, exist_ok=True)
+        probe = settings.workdir / f".writable.{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        remedy = f"cannot be written to ({error.strerror}): name another folder"
+        raise SettingsError("--workdir", str(settings.workdir), remedy) from error
+
+
+def beginning(settings: Settings, spec: JobSpec | None, stored: Job | None, *, nodes_live: bool) -> Beginning:
+    """What to begin with, from what was asked for and what is there. Raises SettingsError."""
+    if stored is None:
+        if spec is None:
+            raise SettingsError(
+                "--job", None, "the database holds no job yet: name a job file with --job FILE"
+            )
+        return Beginning.SUBMIT
+    other = spec is not None and spec != stored.spec
+    if other and not settings.resume:
+        raise SettingsError(
+            "--job",
+            settings.job_file,
+            f"{settings.workdir} holds another job ({stored.spec.name}, {stored.state.value}): name another --workdir, "
+            "or add --resume to go on with that job under the new settings",
+        )
+    if nodes_live and stored.state not in ENDED:
+        if other:
+            raise SettingsError(
+                "--job",
+                settings.job_file,
+                f"job {stored.spec.name} is training in {settings.workdir} right now, with other settings: stop it "
+                "first, or leave --job out to take its control over",
+            )
+        return Beginning.RESTART
+    if stored.state in ENDED and not settings.resume:
+        return Beginning.RESTART
+    return Beginning.RESUME
+
+
+def _first_event(begin: Beginning, spec: JobSpec, causes: Causes, at: float) -> Event:
+    match begin:
+        case Beginning.SUBMIT | Beginning.RESUME:
+            resume = begin is Beginning.RESUME
+            return JobSubmitted(at=at, cause_id=causes.fresh("submission"), spec=spec, resume=resume)
+        case Beginning.RESTART:
+            return ControllerStarted(at=at, cause_id=causes.fresh("start"))
+        case _:
+            assert_never(begin)
+
+
+@contextmanager
+def _ledger(workdir: Path) -> Iterator[FileLedger]:
+    ledger = FileLedger(workdir)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def _release(lease: ControllerLease) -> None:
+    """Let the next controller start at once; without it that one waits until the lease has run out."""
+    try:
+        lease.release()
+    except StoreError as error:
+        log.warning("the lease was not given back: %s", error)
+
+
+# ---- while it runs ----
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What exists before the event loop does."""
+
+    settings: Settings
+    spec: JobSpec
+    begin: Beginning
+    state: ClusterState
+    lease: ControllerLease
+    repository: Repository
+    queries: Queries
+    ledger: FileLedger
+
+
+class _Endings:
+    """The Ending port, and whoever else may end this process: the first one counts. For any thread."""
+
+    def __init__(self, *, exit_when_done: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._exit_when_done = exit_when_done
+        self.ended: asyncio.Future[End] = self._loop.create_future()
+
+    def job_ended(self, succeeded: bool, reason: str) -> None:
+        log.info("the job has ended: %s", reason)
+        if self._exit_when_done:
+            self._end(End(kind=EndKind.DONE, reason=f"the job has ended: {reason}", succeeded=succeeded))
+
+    def shut_down(self, reason: str) -> None:
+        self._end(End(kind=EndKind.SHUTDOWN, reason=reason))
+
+    def signalled(self, number: signal.Signals) -> None:
+        reason = f"{number.name}; the nodes train on, start a controller on this work directory to go on"
+        self._end(End(kind=EndKind.SIGNAL, reason=reason))
+
+    def failed(self, error: BaseException) -> None:
+        self._end(End(kind=EndKind.FATAL, reason=f"{type(error).__name__}: {error}", error=error))
+
+    def _end(self, end: End) -> None:
+        def settle() -> None:
+            if not self.ended.done():
+                self.ended.set_result(end)
+
+        self._loop.call_soon_threadsafe(settle)
+
+
+async def _serve(made: _Made) -> End:
+    """Wire everything, run until something ends it, end it in order."""
+    settings = made.settings
+    endings = _Endings(exit_when_done=settings.exit_when_done)
+    causes, clock, inbox = Causes(), WallClock(), Inbox()
+    server = Server(token=settings.token)
+    address = _bind(server, settings)
+    worker = WorkerApi(inbox=inbox, clock=clock, causes=causes)
+    cluster = ProcessCluster(_agents(settings, address))
+    witness = Witness(made.repository)
+    ports = Ports(store=witness, cluster=cluster, messenger=worker, ledger=made.ledger, ending=endings)
+    machine = Machine(made.state, Policy.of(made.spec))
+    controller = Controller(machine=machine, state=made.state, ports=ports)
+    runner = Runner(
+        controller=controller, inbox=inbox, chores=_chores(made, controller), on_fatal=endings.failed
+    )
+    admin = AdminApi(
+        sources=_sources(made, runner, clock),
+        commands=Commands(inbox=inbox, witness=witness, limit_seconds=COMMAND_SECONDS),
+        causes=causes,
+        end=endings.shut_down,
+    )
+    periods = Periods(checkpoint_seconds=made.spec.checkpoint.interval_seconds)
+    timers = Timers(put=inbox.put, clock=clock, periods=periods)
+    running = _Running(
+        server=server, worker=worker, admin=admin, timers=timers, runner=runner, cluster=cluster
+    )
+    try:
+        # Before the first registration: what the last controller left undone, then what this one begins with.
+        controller.perform_unfinished()
+        inbox.put(_first_event(made.begin, made.spec, causes, clock.now()))
+        runner.start()
+        timers.start()
+        await server.start(worker=worker, admin=admin)
+        _write_controller_file(settings.workdir, address, made.spec, clock.now())
+        log.info("listening on %s", address)
+        with _signals(endings):
+            end = await endings.ended
+            log.info("ending: %s", end.reason)
+            await running.end(nodes_too=end.kind in (EndKind.SHUTDOWN, EndKind.DONE), reason=end.reason)
+    except BaseException:
+        await running.end(nodes_too=False, reason="the controller could not start")
+        raise
+    return end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """The parts that have to be ended again, in order."""
+
+    server: Server
+    worker: WorkerApi
+    admin: AdminApi
+    timers: Timers
+    runner: Runner
+    cluster: ProcessCluster
+
+    async def end(self, *, nodes_too: bool, reason: str) -> None:
+        """Stop listening to nodes, end them if asked, answer who still waits, then handle what is left and stop."""
+        self.worker.fall_silent()
+        await asyncio.to_thread(self.timers.stop)
+        if nodes_too:
+            self.worker.dismiss(reason)
+            if not await asyncio.to_thread(self.cluster.stop_all, reason, NODES_END_SECONDS):
+                log.error("nodes are still there after %.0f s: %s", NODES_END_SECONDS, self.cluster.living())
+        self.admin.close()
+        self.worker.close(reason)
+        await self.server.stop(SERVER_GRACE_SECONDS)
+        if not await asyncio.to_thread(self.runner.stop, RUNNER_END_SECONDS):
+            log.error("the runner has not ended within %.0f s", RUNNER_END_SECONDS)
+        await asyncio.to_thread(self.cluster.close, RUNNER_END_SECONDS)
+
+
+def _bind(server: Server, settings: Settings) -> str:
+    """Take the port that was asked for; for port 0, the one that living agents know. The address as they dial it."""
+    host, port = settings.host, settings.port or _last_port(settings)
+    try:
+        address = server.bind(host, port)
+    except ListenError:
+        if settings.port or living_nodes(settings.workdir):
+            raise
+        address = server.bind(host, 0)
+    dialled = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+    name, _, number = address.rpartition(":")
+    if not settings.token and name not in ("127.0.0.1", "localhost", "[::1]"):
+        log.warning("listening on %s without a token: whoever reaches this port is in command", address)
+    return f"{dialled.get(name, name)}:{number}"
+
+
+def _last_port(settings: Settings) -> int:
+    """The port of this work directory's last controller, where agents look for the next one; 0 when unknown."""
+    try:
+        said = json.loads((settings.workdir / CONTROLLER_FILE).read_text(encoding="utf-8"))
+        return int(str(said["address"]).rpartition(":")[2])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _agents(settings: Settings, address: str) -> AgentCommand:
+    token = ((TOKEN_FILE_VARIABLE, settings.token_file),) if settings.token_file else ()
+    return AgentCommand(controller=address, workdir=settings.workdir, environment=token)
+
+
+def _chores(made: _Made, controller: Controller) -> tuple[Chore, ...]:
+    """name | period | what, on the runner's thread."""
+    return (
+        Chore(name="keep the lease", period_seconds=made.lease.renew_seconds, run=made.lease.keep),
+        Chore(name="write what is batched", period_seconds=FLUSH_SECONDS, run=made.repository.flush),
+        Chore(name="retry failed actions", period_seconds=RETRY_SECONDS, run=controller.retry_failed),
+        Chore(name="trim the log", period_seconds=TRIM_SECONDS, run=made.repository.trim),
+    )
+
+
+def _sources(made: _Made, runner: Runner, clock: WallClock) -> Sources:
+    ledger_path = made.settings.workdir / LEDGER_FILE
+    return Sources(
+        inspect=runner.inspect,
+        queries=made.queries,
+        reasons=ReasonsFollower(made.queries, limit=views.RECENT_REASONS),
+        ledger=LedgerFollower(ledger_path, recent=views.RECENT_LOSSES),
+        ledger_path=ledger_path,
+        workdir=made.settings.workdir,
+        clock=clock,
+    )
+
+
+@contextmanager
+def _signals(endings: _Endings) -> Iterator[None]:
+    """SIGTERM and SIGINT end the process in order while this lasts."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, endings.signalled, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _write_controller_file(workdir: Path, address: str, spec: JobSpec, at: float) -> None:
+    """How the CLI and the next controller find this one; whole or not at all."""
+    content = {"address": address, "pid": os.getpid(), "started_at": at, "job": spec.name}
+    scratch = workdir / f".{CONTROLLER_FILE}.{os.getpid()}"
+    with scratch.open("w", encoding="utf-8") as new:
+        new.write(json.dumps(content) + "\n")
+        new.flush()
+        os.fsync(new.fileno())
+    scratch.replace(workdir / CONTROLLER_FILE)

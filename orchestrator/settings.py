@@ -61,7 +61,7 @@ class SettingsError(Exception):
     """Input that nothing can be started with: what it is about, what it holds, what to do instead."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
-        super().__init__(f"{field}: {value!r}: {remedy}")
+        super().__init__(f"{field}: {remedy}" if value is None else f"{field}: {str(value)!r}: {remedy}")
         self.field = field
         self.value = value
         self.remedy = remedy
@@ -84,6 +84,11 @@ class Settings:
     token: str = field(default="", repr=False)
     token_file: str = ""
     exit_when_done: bool = False
+
+
+def default_database(workdir: Path) -> str:
+    """URL of the database that lives in the work directory."""
+    return f"sqlite:///{workdir / DATABASE_FILE}"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,9 +154,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         workdir=workdir,
         host=host,
         port=port,
-        database=said.database
-        or environment.get(DATABASE_VARIABLE)
-        or f"sqlite:///{workdir / DATABASE_FILE}",
+        database=said.database or environment.get(DATABASE_VARIABLE) or default_database(workdir),
         job_file=said.job,
         overrides=tuple(said.overrides),
         resume=said.resume,

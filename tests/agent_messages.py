@@ -23,7 +23,9 @@ _KIND = {
     "trainer_became_ready": "trainer_ready",
 }
 _ABOUT_A_TRAINER = {
-    field.name for field in pb.AgentMessage.DESCRIPTOR.fields if field.name not in {"registration", "heartbeat"}
+    field.name
+    for field in pb.AgentMessage.DESCRIPTOR.fields
+    if field.name not in {"registration", "heartbeat"}
 }
 
 

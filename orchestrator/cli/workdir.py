@@ -14,7 +14,9 @@ from pathlib import Path
 import yaml
 
 from orchestrator.cli import processes
+from orchestrator.cli.colours import natural
 from orchestrator.cli.errors import CliError
+from orchestrator.cli.rows import Row
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.spec_mapping import to_mapping
 
@@ -120,6 +122,30 @@ def prepare(directory: Path, spec: JobSpec) -> Path:
     except OSError as error:
         raise _unusable(directory, error.strerror or str(error)) from error
     return path
+
+
+def write_story(directory: Path, incident: str, explanation: Row) -> None:
+    """Keep what `explain` needs, for when the controller has ended. Raises OSError."""
+    text = json.dumps(explanation, indent=2, ensure_ascii=False)
+    write_atomically(directory / INCIDENTS_FOLDER / f"{incident}.json", text + "\n")
+
+
+def read_story(directory: Path, incident: str) -> Row | None:
+    """A kept story; None when there is none of that incident."""
+    if Path(incident).name != incident:
+        return None
+    try:
+        story: Row = json.loads(
+            (directory / INCIDENTS_FOLDER / f"{incident}.json").read_text(encoding="utf-8")
+        )
+    except (OSError, ValueError):
+        return None
+    return story
+
+
+def stories(directory: Path) -> list[str]:
+    """Incidents whose stories were kept, in order."""
+    return sorted((each.stem for each in (directory / INCIDENTS_FOLDER).glob("*.json")), key=natural)
 
 
 def resumable(given: Path) -> Path:

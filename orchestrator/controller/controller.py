@@ -40,6 +40,7 @@ from orchestrator.controller.ports import (
 from orchestrator.core import actions
 from orchestrator.core.actions import Action
 from orchestrator.core.events import CheckpointSealed, Event, StepCommitted
+from orchestrator.core.ids import NodeId
 from orchestrator.core.state import ClusterState
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,9 @@ T = TypeVar("T")
 
 ACTION_ATTEMPTS = 5
 """How often an action is tried before the controller gives up and ends."""
+
+
+_OF_A_NODE = (actions.StartNode, actions.StopNode)
 
 
 class ActionFailed(Exception):
@@ -65,7 +69,7 @@ class Ports:
     ending: Ending
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Failed:
     action: Action
     attempts: int
@@ -80,6 +84,8 @@ class Controller:
         self._state = state
         self._ports = ports
         self._failed: list[_Failed] = []
+        # A database that was brought back from a copy may know less than the ledger does: no number is given twice.
+        state.memory.newest_seen = max(state.memory.newest_seen, ports.ledger.newest_generation)
 
     def handle(self, event: Event) -> None:
         """Take one event through all three stages. Raises StoreError, LedgerError, or the bug that it met."""
@@ -96,7 +102,7 @@ class Controller:
             self._perform(action, attempts=0)
 
     def perform_unfinished(self) -> int:
-        """Perform what an earlier process stored but did not tick off. Call once, before the first event."""
+        """Perform what an earlier process stored but did not tick off; how many. Call once, before the first event."""
         unfinished = self._ports.store.unfinished()
         for action in unfinished:
             self._perform(action, attempts=0)
@@ -118,6 +124,8 @@ class Controller:
         return look(self._state)
 
     def _perform(self, action: Action, attempts: int) -> None:
+        if isinstance(action, _OF_A_NODE):
+            self._drop_superseded(action.node)
         try:
             self._act(action)
         except (StoreError, LedgerError, AssertionError):
@@ -127,6 +135,15 @@ class Controller:
             self._failed.append(_Failed(action=action, attempts=attempts + 1, error=error))
         else:
             self._ports.store.mark_done((action.id,))
+
+    def _drop_superseded(self, node: NodeId) -> None:
+        """A failed start must not be made up for after a stop that came later, nor the other way round."""
+        superseded = [
+            each for each in self._failed if isinstance(each.action, _OF_A_NODE) and each.action.node == node
+        ]
+        for each in superseded:
+            self._failed.remove(each)
+            self._ports.store.mark_done((each.action.id,))
 
     def _act(self, action: Action) -> None:
         ports = self._ports

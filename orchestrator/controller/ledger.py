@@ -24,7 +24,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.controller.ledger_lines import LedgerTotals, corrupt, decode_line, encode_line, sum_up
@@ -109,10 +109,10 @@ class FileLedger:
         assert step >= 0 and generation > 0, (step, generation)
         try:
             self._raise_fence(step, generation)
-            kept, moved = self._split(step, generation)
+            moved = [line for line, moves in self._judged(step, generation) if moves]
             if moved:
                 self._keep_aside(moved)
-                _replace(self._path, kept)
+                _replace(self._path, (line for line, moves in self._judged(step, generation) if not moves))
                 self._reopen()
                 log.warning(
                     "%s: %d lines after step %d moved to %s", self._path, len(moved), step, self._rolled_back
@@ -187,15 +187,12 @@ class FileLedger:
             _replace(self._fence_path, [json.dumps({"rolled_back": lines}).encode() + b"\n"])
             self._fences = needed
 
-    def _split(self, step: Step, generation: GenerationNumber) -> tuple[list[bytes], list[bytes]]:
-        """Lines that stay and lines that move."""
-        kept: list[bytes] = []
-        moved: list[bytes] = []
+    def _judged(self, step: Step, generation: GenerationNumber) -> Iterator[tuple[bytes, bool]]:
+        """Every line, and whether it moves aside."""
         with self._path.open("rb") as lines:
             for line in lines:
                 record = decode_line(line)
-                (moved if record.step > step and record.generation < generation else kept).append(line)
-        return kept, moved
+                yield line, record.step > step and record.generation < generation
 
     def _keep_aside(self, moved: list[bytes]) -> None:
         """Add lines to the rolled-back file unless an attempt that a crash cut short has added them."""

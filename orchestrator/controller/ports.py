@@ -86,6 +86,11 @@ class Ledger(Protocol):
         """Last step that is in the file with all before it; 0 when empty."""
         ...
 
+    @property
+    def newest_generation(self) -> GenerationNumber:
+        """Highest generation in the file; 0 when empty."""
+        ...
+
     def append(self, record: StepRecord) -> Step:
         """Take a record; duplicates are dropped, later ones wait (bounded) for the gap to close. New end."""
         ...

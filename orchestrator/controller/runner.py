@@ -3,8 +3,8 @@
 Everything that touches the state or writes to the database happens on this thread, one thing after another: events in
 order of arrival, between them questions about the state (`inspect`) and chores that are due (lease renewal, writing
 what was batched, trying failed actions again). An error that nobody below could answer ends the thread and is handed
-to the owner, who must end the process with `exit_code(error)`: the state in memory is not to be trusted any more, and
-the next process loads it from the database. Training goes on meanwhile.
+to the owner, who must end the process: the state in memory is not to be trusted any more, and the next process loads
+it from the database. Training goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from orchestrator.controller.controller import Controller
 from orchestrator.controller.inbox import Inbox
-from orchestrator.controller.ports import LeaseLost, StoreError
+from orchestrator.controller.ports import StoreError
 from orchestrator.core.events import Event
 from orchestrator.core.state import ClusterState
 
@@ -33,13 +33,6 @@ QUESTION_LIMIT = 1024
 IDLE_SECONDS = 1.0
 """Longest sleep of the thread when no chore is due."""
 
-EXIT_STORE_FAILED = 74
-"""The database did not take a commit (EX_IOERR)."""
-EXIT_LEASE_LOST = 75
-"""Another controller is in charge (EX_TEMPFAIL)."""
-EXIT_INTERNAL = 70
-"""A bug, or an action that failed for good (EX_SOFTWARE)."""
-
 
 class RunnerStopped(Exception):
     """The question came too late: the runner has ended."""
@@ -47,13 +40,6 @@ class RunnerStopped(Exception):
 
 class RunnerBusy(Exception):
     """Too many questions wait already; ask again a little later."""
-
-
-def exit_code(error: BaseException) -> int:
-    """With which status a process ends that met this error."""
-    if isinstance(error, LeaseLost):
-        return EXIT_LEASE_LOST
-    return EXIT_STORE_FAILED if isinstance(error, StoreError) else EXIT_INTERNAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,15 @@ from dataclasses import replace
 
 from orchestrator.core import lifecycle
 from orchestrator.core.actions import Action
-from orchestrator.core.ids import ActionId, GenerationNumber, IncidentId, NodeId, TrainerId, device_of, node_of
+from orchestrator.core.ids import (
+    ActionId,
+    GenerationNumber,
+    IncidentId,
+    NodeId,
+    TrainerId,
+    device_of,
+    node_of,
+)
 from orchestrator.core.lifecycle import CheckpointTrigger, JobTrigger, NodeTrigger
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import Policy

@@ -71,16 +71,13 @@ def ranked(members: Sequence[Member]) -> tuple[Member, ...]:
 
 def assign(decision: Decision, node: NodeId, generation: Generation) -> None:
     """Tell one node a generation; telling it again does no harm."""
-    reported = decision.state.reported_through
-    if generation.kind is GenerationKind.RESTORE:
-        reported = min(reported, generation.restore_step) if not roster.all_joined(decision.state) else reported
     decision.act(
         Assign(
             id=decision.action_id(),
             generation=generation.number,
             node=node,
             assignment=generation,
-            reported_through=reported,
+            reported_through=decision.state.reported_through,
         )
     )
 
@@ -99,7 +96,9 @@ def promote(decision: Decision) -> None:
     planned = decision.state.planned
     assert planned is not None
     _take_over(decision, replace(planned, began_at=decision.at))
-    decision.say(f"generation {planned.number} has taken over at a step boundary: {planned.reason}", planned.incident)
+    decision.say(
+        f"generation {planned.number} has taken over at a step boundary: {planned.reason}", planned.incident
+    )
 
 
 def joined(decision: Decision, event: GenerationJoined) -> None:

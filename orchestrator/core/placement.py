@@ -64,19 +64,21 @@ def repair(
     replicas: int,
     newcomers: Sequence[Rank] = (),
     loads: Sequence[int] = (),
+    full: Sequence[Rank] = (),
 ) -> Placement:
     """Fill gaps up to `replicas`, then give newcomers their share; nothing else moves.
+
+    Ranks in `full` get nothing more; a gap that only they could fill stays.
 
     A gap goes to the rank with the fewest replicas (then the least load, then the lowest number) on a node that has
     none of that expert. A newcomer then takes over replicas from whoever has the most, until taking one more would
     not make things more even.
     """
-    assert all(placement), "an expert without any replica cannot be repaired, only restored"
     shelf = _Shelf(placement, nodes, loads)
     wanted = min(replicas, len(set(nodes)))
     for expert in range(len(placement)):
-        while len(shelf.holders[expert]) < wanted:
-            shelf.add(expert, shelf.best_for(expert))
+        while len(shelf.holders[expert]) < wanted and (able := shelf.free_for(expert, full)):
+            shelf.add(expert, shelf.emptiest(able))
     for newcomer in newcomers:
         while shelf.take_over(newcomer):
             pass
@@ -148,7 +150,7 @@ def _packed(nodes: Sequence[NodeId], wanted: Sequence[int], loads: Sequence[int]
     shelf = _Shelf(empty, nodes, loads, wanted)
     for expert in sorted(range(len(wanted)), key=lambda expert: (-loads[expert] / wanted[expert], expert)):
         for _ in range(wanted[expert]):
-            shelf.add(expert, shelf.lightest_for(expert))
+            shelf.add(expert, shelf.lightest(shelf.free_for(expert)))
     shelf.level()
     return shelf.placement()
 
@@ -190,16 +192,21 @@ class _Shelf:
         self.holders[expert].append(rank)
         self._count(expert, rank, 1)
 
-    def best_for(self, expert: int) -> Rank:
-        """Fewest replicas first: memory is what a rank has least of."""
-        return min(self._free_for(expert), key=lambda rank: (self.held[rank], self.load[rank], rank))
+    def free_for(self, expert: int, full: Sequence[Rank] = ()) -> list[Rank]:
+        """Ranks on nodes that have none of this expert."""
+        taken = {self.nodes[rank] for rank in self.holders[expert]}
+        return [
+            Rank(rank) for rank, node in enumerate(self.nodes) if node not in taken and Rank(rank) not in full
+        ]
 
-    def lightest_for(self, expert: int) -> Rank:
+    def emptiest(self, ranks: Sequence[Rank]) -> Rank:
+        """Fewest replicas first: memory is what a rank has least of."""
+        return min(ranks, key=lambda rank: (self.held[rank], self.load[rank], rank))
+
+    def lightest(self, ranks: Sequence[Rank]) -> Rank:
         """Least load first, among the ranks that have not more replicas than an even share yet."""
-        total = sum(self.held) + 1
-        room = -(-total // len(self.nodes))
-        free = self._free_for(expert)
-        roomy = [rank for rank in free if self.held[rank] < room] or free
+        room = -(-(sum(self.held) + 1) // len(self.nodes))
+        roomy = [rank for rank in ranks if self.held[rank] < room] or ranks
         return min(roomy, key=lambda rank: (self.load[rank], self.held[rank], rank))
 
     def take_over(self, newcomer: Rank) -> bool:
@@ -244,11 +251,6 @@ class _Shelf:
         ranks[ranks.index(move.donor)] = receiver
         self._count(move.expert, move.donor, -1)
         self._count(move.expert, receiver, 1)
-
-    def _free_for(self, expert: int) -> list[Rank]:
-        """Ranks on nodes that have none of this expert."""
-        taken = {self.nodes[rank] for rank in self.holders[expert]}
-        return [Rank(rank) for rank in range(len(self.nodes)) if self.nodes[rank] not in taken]
 
     def _count(self, expert: int, rank: Rank, by: int) -> None:
         self.held[rank] += by

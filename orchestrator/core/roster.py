@@ -82,7 +82,9 @@ def nodes_in_order(state: ClusterState) -> tuple[NodeId, ...]:
 
 def connected(state: ClusterState) -> tuple[NodeId, ...]:
     """Nodes that messages reach, in order."""
-    return tuple(node for node in nodes_in_order(state) if node in state.views and state.views[node].connected)
+    return tuple(
+        node for node in nodes_in_order(state) if node in state.views and state.views[node].connected
+    )
 
 
 def free(state: ClusterState, policy: Policy) -> tuple[Member, ...]:

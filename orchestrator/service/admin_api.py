@@ -8,18 +8,19 @@ in `views.py` and `summary.py`. Next: `commands.py`.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar, get_args
 
 import grpc
 import grpc.aio
 
 from orchestrator.controller import ledger_lines
-from orchestrator.controller.ports import Clock, LedgerError
+from orchestrator.controller.ports import Clock, LedgerError, StoreError
 from orchestrator.controller.runner import RunnerBusy, RunnerStopped
 from orchestrator.core import events
 from orchestrator.core.events import Event
@@ -30,7 +31,9 @@ from orchestrator.service import summary, views
 from orchestrator.service.causes import Causes
 from orchestrator.service.commands import Busy, Commands
 from orchestrator.service.ledger_view import LedgerFollower
+from orchestrator.service.reasons import ReasonsFollower
 from orchestrator.service.snapshot import Snapshot
+from orchestrator.store.queries import EventRow, Queries
 from protos import admin_pb2 as pb
 from protos import admin_pb2_grpc
 
@@ -38,43 +41,8 @@ T = TypeVar("T")
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 NodeEvent: TypeAlias = events.DrainRequested | events.CordonRequested | events.UncordonRequested
 
+EVENT_KINDS = tuple(sorted(kind.__name__ for kind in get_args(Event)))
 ENDED = (JobState.STOPPED, JobState.FINISHED, JobState.FAILED)
-
-
-class LoggedEvent(Protocol):
-    """One row of the event log, as readers need it."""
-
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def at(self) -> float: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def cause_id(self) -> str: ...
-    @property
-    def detail(self) -> str:
-        """JSON."""
-        ...
-
-    @property
-    def reasons(self) -> Sequence[str]: ...
-
-
-class EventLog(Protocol):
-    """The read side of the event log. May read a database: called off the loop."""
-
-    def events(self, *, after: int, limit: int, kind: str) -> Sequence[LoggedEvent]:
-        """Events after a sequence number, oldest first; `kind` empty means all."""
-        ...
-
-    def events_of_incident(self, incident: str) -> Sequence[LoggedEvent]:
-        """Everything that had to do with an incident, oldest first."""
-        ...
-
-    def recent_reasons(self, limit: int) -> Sequence[str]:
-        """The newest words of the core, oldest first."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +66,8 @@ class Sources:
 
     inspect: Callable[[Callable[[ClusterState], Snapshot]], Future[Snapshot]]
     """`Runner.inspect`: runs a function on the state between two events."""
-    events: EventLog
+    queries: Queries
+    reasons: ReasonsFollower
     ledger: LedgerFollower
     ledger_path: Path
     workdir: Path
@@ -157,9 +126,12 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
                 context, grpc.StatusCode.INVALID_ARGUMENT, "after_sequence and limit must not be negative"
             )
         limit = min(request.limit or self._limits.events, self._limits.most_events)
-        log = self._sources.events
+        if request.kind and request.kind not in EVENT_KINDS:
+            words = f"no kind of event is called {request.kind!r}; known are {', '.join(EVENT_KINDS)}"
+            await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, words)
+        queries = self._sources.queries
         found = await self._read(
-            context, lambda: log.events(after=request.after_sequence, limit=limit, kind=request.kind)
+            context, lambda: queries.events(after=request.after_sequence, limit=limit, kind=request.kind)
         )
         return pb.ListEventsReply(events=[_event(each) for each in found])
 
@@ -182,11 +154,10 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         unknown = views.unknown_incident(snapshot, request.incident)
         if unknown is not None:
             await _refuse(context, grpc.StatusCode.NOT_FOUND, unknown)
-        incident = snapshot.incidents[IncidentId(request.incident)]
-        found = await self._read(context, lambda: self._sources.events.events_of_incident(request.incident))
-        return pb.ExplainIncidentReply(
-            incident=views.incident_view(incident), events=[_event(each) for each in found]
-        )
+        incident = IncidentId(request.incident)
+        found = await self._read(context, lambda: self._sources.queries.events_of(incident))
+        shown = views.incident_view(snapshot.incidents[incident])
+        return pb.ExplainIncidentReply(incident=shown, events=[_event(each) for each in found])
 
     async def Summarize(self, request: pb.SummarizeRequest, context: Context) -> pb.SummarizeReply:  # noqa: N802
         del request
@@ -221,7 +192,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
     async def _view(self, context: Context) -> tuple[pb.JobView, bool]:
         snapshot = await self._snapshot(context)
         ledger = await self._read(context, self._sources.ledger.look)
-        reasons = await self._read(context, lambda: self._sources.events.recent_reasons(views.RECENT_REASONS))
+        reasons = await self._read(context, self._sources.reasons.look)
         view = views.job_screen(snapshot, ledger, reasons, str(self._sources.workdir), self._now())
         return view, snapshot.job is not None and snapshot.job.state in ENDED
 
@@ -269,7 +240,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
             await _refuse(
                 context,
                 grpc.StatusCode.FAILED_PRECONDITION,
-                "the job runs: stop it first (then it has a checkpoint to resume from), or use force to end it as it is",
+                "the job runs: stop it first (then there is a checkpoint to resume from), or force its end as it is",
             )
         self._end(f"shutdown by {_who(request.by)}")
         state = job.state.value if job else "not submitted"
@@ -320,7 +291,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         """Something that touches a disk, off the loop."""
         try:
             return await asyncio.to_thread(read)
-        except (OSError, ValueError, LedgerError) as error:
+        except (OSError, ValueError, LedgerError, StoreError) as error:
             await _refuse(context, grpc.StatusCode.INTERNAL, str(error))
 
 
@@ -333,12 +304,12 @@ def _who(said: str) -> str:
     return said.strip() or "unnamed"
 
 
-def _event(logged: LoggedEvent) -> pb.Event:
+def _event(logged: EventRow) -> pb.Event:
     return pb.Event(
         sequence=logged.sequence,
         at=logged.at,
         kind=logged.kind,
         cause_id=logged.cause_id,
-        detail=logged.detail,
+        detail=json.dumps(dict(logged.detail), ensure_ascii=False),
         reasons=logged.reasons,
     )

@@ -41,16 +41,9 @@ class ListenError(Exception):
 
 
 class Server:
-    """One port with everything on it. Made and used on the event loop."""
+    """One port with everything on it: `bind`, then `start`, then `stop`. Made and used on the event loop."""
 
-    def __init__(
-        self,
-        *,
-        worker: worker_pb2_grpc.WorkerServicer,
-        admin: admin_pb2_grpc.AdminServicer,
-        token: str = "",
-        limits: ServerLimits | None = None,
-    ) -> None:
+    def __init__(self, *, token: str = "", limits: ServerLimits | None = None) -> None:
         limits = limits or ServerLimits()
         interceptors = [TokenCheck(token), AccessLog()] if token else [AccessLog()]
         self._server = grpc.aio.server(
@@ -59,11 +52,6 @@ class Server:
             maximum_concurrent_rpcs=limits.concurrent_calls,
         )
         self._health = health.aio.HealthServicer()
-        worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._server)
-        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (WORKER_SERVICE, ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
 
     def bind(self, host: str, port: int) -> str:
         """Take the port (0 picks a free one) and give the address as HOST:PORT. Raises ListenError."""
@@ -75,8 +63,15 @@ class Server:
             raise ListenError(_why_not(host, port))
         return _join(host, taken)
 
-    async def start(self) -> None:
+    async def start(
+        self, *, worker: worker_pb2_grpc.WorkerServicer, admin: admin_pb2_grpc.AdminServicer
+    ) -> None:
         """Serve, and say so to health checks."""
+        worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._server)
+        admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (WORKER_SERVICE, ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
         await self._server.start()
         for name in ("", WORKER_SERVICE, ADMIN_SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

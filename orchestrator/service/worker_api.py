@@ -18,7 +18,7 @@ import grpc.aio
 
 from orchestrator.controller.ports import Clock
 from orchestrator.core import actions
-from orchestrator.core.events import Event, NodeDisconnected, NodeRegistered
+from orchestrator.core.events import Event, HeartbeatReceived, NodeDisconnected, NodeRegistered
 from orchestrator.core.ids import NodeId
 from orchestrator.service import wire
 from orchestrator.service.causes import Causes
@@ -117,17 +117,8 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         if session is None or not (session.welcomed or isinstance(action, actions.Welcome)):
             return False
         session.welcomed = True
-        return self._post(session, wire.order(action))
-
-    def shut_down(self, node: NodeId, reason: str) -> bool:
-        """Ask an agent to end its trainers and itself; False when it is not connected. For any thread."""
-        session = self._sessions.get(node)
-        message = pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason))
-        return session is not None and self._post(session, message)
-
-    def _post(self, session: _Session, message: pb.ControllerMessage) -> bool:
         try:
-            self._loop.call_soon_threadsafe(session.offer, message)
+            self._loop.call_soon_threadsafe(session.offer, wire.order(action))
         except RuntimeError:  # the loop has closed under us: the controller is on its way out
             return False
         return True
@@ -137,9 +128,20 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         """Nodes with an open stream, in order."""
         return tuple(sorted(self._sessions))
 
-    def close(self, reason: str) -> None:
-        """End all streams without telling the core: the controller leaves, the nodes stay. On the loop only."""
+    # ---- the end, on the loop only ----
+
+    def fall_silent(self) -> None:
+        """Tell the core nothing any more and admit nobody: what follows is our own end, not theirs."""
         self._closed = True
+
+    def dismiss(self, reason: str) -> None:
+        """Ask every connected agent to end its trainers and itself."""
+        for session in self._sessions.values():
+            session.offer(pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason)))
+
+    def close(self, reason: str) -> None:
+        """End all streams: the controller leaves, the nodes stay and come back to the next one."""
+        self.fall_silent()
         for session in self._sessions.values():
             session.end(_Ending(code=grpc.StatusCode.UNAVAILABLE, reason=reason))
 
@@ -240,10 +242,15 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         return _Ending(code=grpc.StatusCode.OK, reason="the agent closed its stream")
 
     async def _submit(self, event: Event) -> None:
-        """Hand an event to the inbox; while that is full, this stream waits, and its agent with it."""
+        """Hand an event to the inbox; while that is full, this stream waits, and its agent with it.
+
+        A heartbeat that finds no room is dropped instead: the next one says all that it said.
+        """
+        if self._closed:
+            return
         attempts = max(1, round(self._limits.busy_seconds / self._limits.busy_retry_seconds))
         for _ in range(attempts):
-            if self._inbox.put(event):
+            if self._inbox.put(event) or isinstance(event, HeartbeatReceived):
                 return
             await asyncio.sleep(self._limits.busy_retry_seconds)
         reason = f"the controller has been too busy for {self._limits.busy_seconds} s: register again"

@@ -21,11 +21,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
 from orchestrator.controller.ports import StoreError
-from orchestrator.core.actions import Action
+from orchestrator.core.actions import Action, EndJob, RollBackLedger
 from orchestrator.core.events import (
     CheckpointDue,
+    CheckpointSealed,
     Event,
     HeartbeatReceived,
+    JobSubmitted,
     LeasesDue,
     RedundancyScanDue,
     RetentionDue,
@@ -103,7 +105,7 @@ class Repository:
             if len(self._facts) >= BATCH_LIMIT:
                 self.flush()
             return
-        with writing(self._engine) as connection:
+        with writing(self._engine, synced=_outlives_power(event, outcome)) as connection:
             fence(connection, self._epoch)
             self._write_batched(connection, event.at)
             sequence = _insert_event(connection, _event_row(event, outcome, self._epoch))
@@ -173,6 +175,13 @@ class Repository:
         """Only after the transaction has succeeded."""
         self._facts.clear()
         self._done.clear()
+
+
+def _outlives_power(event: Event, outcome: Outcome) -> bool:
+    """True for what files on disk depend on: a sealed checkpoint, a ledger rolled back, the end of a job."""
+    return isinstance(event, JobSubmitted | CheckpointSealed) or any(
+        isinstance(each, RollBackLedger | EndJob) for each in outcome.actions
+    )
 
 
 def _upsert(dialect: str, table: Table) -> Insert:

@@ -8,6 +8,7 @@ manifest are durable. Whatever dies before leaves a partial folder that no reade
 from __future__ import annotations
 
 import enum
+import secrets
 from collections.abc import Collection
 
 from worker.checkpointing.errors import ManifestInvalid, SealRefused
@@ -42,23 +43,28 @@ def seal(storage: Storage, manifest: Manifest) -> Sealed:
     faults = coverage_faults(manifest)
     if faults:
         raise SealRefused(checkpoint=checkpoint.folder, reason="; ".join(faults))
+    unfinished = (
+        f"{temporary(MANIFEST_FILE)}.{secrets.token_hex(4)}"  # our own, should two of us seal at once
+    )
     try:
         try:
-            return _seal(storage, manifest, text)
+            return _seal(storage, manifest, text, unfinished)
         except (OSError, SealRefused):
             # Another process may have sealed it under our hands; the same content is as good as ours.
             if _sealed_before(storage, manifest):
+                storage.remove(f"{checkpoint.folder}/{unfinished}")
                 return Sealed.BEFORE
+            storage.remove(f"{checkpoint.partial}/{unfinished}")
             raise
     except OSError as error:
         raise write_error(storage, checkpoint.folder, error) from error
 
 
-def _seal(storage: Storage, manifest: Manifest, text: str) -> Sealed:
+def _seal(storage: Storage, manifest: Manifest, text: str, unfinished: str) -> Sealed:
     if _sealed_before(storage, manifest):
         return Sealed.BEFORE
     _check_files(storage, manifest)
-    _store_manifest(storage, manifest.checkpoint.partial, text)
+    _store_manifest(storage, manifest.checkpoint.partial, text, unfinished)
     storage.rename(manifest.checkpoint.partial, manifest.checkpoint.folder)
     storage.sync_folder("")
     return Sealed.NOW
@@ -89,19 +95,20 @@ def _check_files(storage: Storage, manifest: Manifest) -> None:
             )
     expected = {shard.file for shard in manifest.shards} | {MANIFEST_FILE}
     for name in storage.list_folder(folder):
-        if name not in expected:  # what a writer that died, or a rank that is not in the plan, has left
+        if name not in expected and not name.startswith(
+            temporary(MANIFEST_FILE)
+        ):  # what a writer that died, or a rank that is not in the plan, has left
             storage.remove(f"{folder}/{name}")
 
 
-def _store_manifest(storage: Storage, folder: str, text: str) -> None:
-    unfinished = f"{folder}/{temporary(MANIFEST_FILE)}"
-    sink = storage.create(unfinished)
+def _store_manifest(storage: Storage, folder: str, text: str, unfinished: str) -> None:
+    sink = storage.create(f"{folder}/{unfinished}")
     try:
         sink.write(memoryview(text.encode()))
         sink.sync()
     finally:
         sink.close()
-    storage.rename(unfinished, f"{folder}/{MANIFEST_FILE}")
+    storage.rename(f"{folder}/{unfinished}", f"{folder}/{MANIFEST_FILE}")
     storage.sync_folder(folder)
 
 

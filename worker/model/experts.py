@@ -21,6 +21,8 @@ from torch.nn import functional
 
 from worker.model.config import ModelConfig
 
+GROUPED_ROW_BYTES = 16
+
 
 class Experts(nn.Module):
     """SwiGLU experts (arXiv 2002.05202) by slot; `ids[slot]` is the global id of the expert in it."""
@@ -47,19 +49,21 @@ class Experts(nn.Module):
         self.w2_EDF = nn.Parameter(torch.empty(E, D, F, dtype=dtype, device="meta"))
 
     def forward(self, rows_RD: Tensor, count_E: Tensor) -> Tensor:
-        kind = _GroupedSwiglu if grouped_is_faster(rows_RD) else _LoopSwiglu
+        kind = _GroupedSwiglu if grouped_is_faster(rows_RD, self.w1_EFD) else _LoopSwiglu
         y_RD = kind.apply(rows_RD, count_E, self.w1_EFD, self.w3_EFD, self.w2_EDF)  # type: ignore[no-untyped-call]
         return cast(Tensor, y_RD)
 
 
-def grouped_is_faster(rows_RD: Tensor) -> bool:
+def grouped_is_faster(rows_RD: Tensor, w1_EFD: Tensor) -> bool:
     """Whether one grouped matrix product beats a loop over the experts.
 
     Measured, forward and backward, 8 experts. On one CPU thread (AVX-512; width 128, expert width 192), loop against
     grouped_mm: float32 1.7 and 2.6 ms at 256 rows; bfloat16 2.8 and 3.9 ms at 512 rows; float64 is not offered. On a
-    GPU in bfloat16 the loop leaves most of the device idle; in other types grouped_mm is a loop itself.
+    GPU in bfloat16 the loop leaves most of the device idle; in other types grouped_mm is a loop itself. It also wants
+    rows of whole multiples of 16 bytes.
     """
-    return rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16
+    aligned = all(size * rows_RD.element_size() % GROUPED_ROW_BYTES == 0 for size in w1_EFD.shape[1:])
+    return rows_RD.is_cuda and rows_RD.dtype == torch.bfloat16 and aligned
 
 
 class _LoopSwiglu(torch.autograd.Function):

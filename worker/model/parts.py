@@ -91,7 +91,8 @@ def _decayed(config: ModelConfig) -> Iterator[_Wanted]:
         name = f"layers.{layer}.attention"
         yield _Wanted(name=f"{name}.qkv_AD", shape=(A, D), std=D**-0.5)
         yield _Wanted(name=f"{name}.out_DD", shape=(D, D), std=_into_residual(D, config))
-    yield _Wanted(name="head_VD", shape=(V, D), std=D**-0.5)
+    # Small: before the first step all bytes should look about equally likely.
+    yield _Wanted(name="head_VD", shape=(V, D), std=1.0 / D)
 
 
 def _exempt(config: ModelConfig) -> Iterator[_Wanted]:

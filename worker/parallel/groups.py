@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from worker.parallel.pulse import Pulse
 
@@ -93,21 +94,21 @@ class Group:
 
     def all_reduce(self, tensor: Tensor, *, after_start: Callable[[], None] | None = None) -> None:
         """Sum in place over all members; the same bits on every rank. `after_start` runs before the wait."""
-        options = dist.AllreduceOptions()
+        options = distributed_c10d.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.SUM
         self._run("all_reduce", lambda: self._backend.allreduce([tensor], options), after_start)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """One tensor of equal shape from each rank, in rank order."""
         outputs = [torch.empty_like(tensor) for _ in range(self.world)]
-        self._run("all_gather", lambda: self._backend.allgather([outputs], [tensor], dist.AllgatherOptions()))
+        self._run("all_gather", lambda: self._backend.allgather([outputs], [tensor], distributed_c10d.AllgatherOptions()))
         return outputs
 
     def all_to_all(
         self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
     ) -> None:
         """Rows of `input` (split by destination) to rows of `output` (split by source), in rank order."""
-        options = dist.AllToAllOptions()
+        options = distributed_c10d.AllToAllOptions()
         self._run(
             "all_to_all",
             lambda: self._backend.alltoall_base(

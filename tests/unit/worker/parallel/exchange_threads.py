@@ -1,4 +1,4 @@
-"""Ranks as threads of this process, with a real exchange between them: sizes, order and deadlock behave as on a wire."""
+"""Ranks as threads of this process, with a real exchange between them: sizes, order and waits are as on a wire."""
 
 from __future__ import annotations
 

@@ -91,18 +91,20 @@ def test_equal_to_the_local_oracle(seed: int) -> None:
     oracle = play(
         LocalDispatcher(len(case.placement)), torch.cat(case.x), torch.cat(case.expert), case.weight_EDD
     )
-    tight = {"rtol": 1e-12, "atol": 1e-12}
-    torch.testing.assert_close(torch.cat([o.y_TKD for o in outcomes]), oracle.y_TKD, **tight)
-    torch.testing.assert_close(torch.cat([o.grad_TD for o in outcomes]), oracle.grad_TD, **tight)
+    torch.testing.assert_close(torch.cat([o.y_TKD for o in outcomes]), oracle.y_TKD, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([o.grad_TD for o in outcomes]), oracle.grad_TD, rtol=1e-12, atol=1e-12
+    )
     replicas_EDD = torch.stack([o.grad_EDD for o in outcomes]).sum(0)
-    torch.testing.assert_close(replicas_EDD, oracle.grad_EDD, **tight)
+    torch.testing.assert_close(replicas_EDD, oracle.grad_EDD, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(100, 120))
 def test_rows_are_ordered_by_expert_then_source_then_token(seed: int) -> None:
     case = random_case(seed)
     label_TD = [
-        torch.tensor([[r, t, 0, 0, 0] for t in range(len(x))]).view(-1, D).double() for r, x in enumerate(case.x)
+        torch.tensor([[r, t, 0, 0, 0] for t in range(len(x))]).view(-1, D).double()
+        for r, x in enumerate(case.x)
     ]
 
     def rank(group: ThreadExchange) -> list[tuple[int, ...]]:
@@ -110,7 +112,7 @@ def test_rows_are_ordered_by_expert_then_source_then_token(seed: int) -> None:
         dispatched = dispatcher.dispatch(label_TD[group.rank], case.expert[group.rank])
         dispatcher.combine(dispatched.rows_RD, dispatched.receipt)
         slot_R = torch.repeat_interleave(torch.arange(len(dispatcher.held)), dispatched.count_H)
-        keys = [
+        keys: list[tuple[int, ...]] = [
             (dispatcher.held[slot], int(row[0]), int(row[1]))
             for slot, row in zip(slot_R.tolist(), dispatched.rows_RD.tolist(), strict=True)
         ]

@@ -19,7 +19,9 @@ def worlds(draw: st.DrawFn) -> tuple[list[list[int]], list[int], int]:
 
 
 @given(worlds())
-def test_every_source_gets_a_replica_and_the_nearest_kind(case: tuple[list[list[int]], list[int], int]) -> None:
+def test_every_source_gets_a_replica_and_the_nearest_kind(
+    case: tuple[list[list[int]], list[int], int],
+) -> None:
     placement, nodes, world = case
     table = route(placement, nodes, world)
     for source in range(world):
@@ -77,6 +79,8 @@ def test_held_experts_are_ascending() -> None:
         ([[0]], [0], "name the node of every rank"),
     ],
 )
-def test_impossible_placements_are_refused(placement: list[list[int]], nodes: list[int], message: str) -> None:
+def test_impossible_placements_are_refused(
+    placement: list[list[int]], nodes: list[int], message: str
+) -> None:
     with pytest.raises(RoutingError, match=message):
         route(placement, nodes, 2)

@@ -1,0 +1,36 @@
+"""Ctrl-C counted instead of thrown: the first asks for an orderly end, the second for an end at once.
+
+A terminal that closes (SIGHUP) and a service manager (SIGTERM) ask the same way. Signal handlers only count; what a
+count means is decided in `session.py`.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """A context in which the three signals are counted; on leaving, they mean what they meant before."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for each in _SIGNALS:
+            self._before[each] = signal.signal(each, self._heard)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.count += 1

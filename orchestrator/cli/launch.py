@@ -1,0 +1,192 @@
+"""The controller as a process of this launcher: its command line, its start, its deaths, its end.
+
+It gets a session of its own, so that a Ctrl-C at the terminal reaches the launcher only. A controller that dies by a
+signal, or whose database failed (exit code 3), is started again on the same port, a bounded number of times; training
+goes on meanwhile. Next: `session.py`, which decides when.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.cli import processes
+from orchestrator.cli import workdir as workdirs
+from orchestrator.cli.errors import CliError, ExitCode
+
+RESTARTS = 5
+RESTARTS_SECONDS = 600.0
+"""At most so many restarts in so much time."""
+START_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_DATABASE_FAILED = 3
+_LEASE_HELD = 4
+_LOG_LINES = 12
+_SOURCE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """How a controller ended: exit code, or the signal that ended it, or neither when it was not our child."""
+
+    code: int | None
+
+    @property
+    def restartable(self) -> bool:
+        """Nothing about the job caused it."""
+        return self.code is None or self.code < 0 or self.code == _DATABASE_FAILED
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "died"
+        if self.code == _DATABASE_FAILED:
+            return "ended with exit code 3 (its database or its ledger failed)"
+        if self.code == _LEASE_HELD:
+            return "ended with exit code 4 (another controller holds the lease of its database)"
+        if self.code >= 0:
+            return f"ended with exit code {self.code}"
+        try:
+            return f"was ended by {signal.Signals(-self.code).name}"
+        except ValueError:
+            return f"was ended by signal {-self.code}"
+
+
+class RestartBudget:
+    """At most `limit` restarts in any `window_seconds`."""
+
+    def __init__(self, limit: int = RESTARTS, window_seconds: float = RESTARTS_SECONDS) -> None:
+        self.limit = limit
+        self._window_seconds = window_seconds
+        self._taken: deque[float] = deque(maxlen=limit)
+
+    def take(self, at: float) -> int | None:
+        """The number of this restart in the window, from 1; None when the budget is spent."""
+        while self._taken and at - self._taken[0] >= self._window_seconds:
+            self._taken.popleft()
+        if len(self._taken) >= self.limit:
+            return None
+        self._taken.append(at)
+        return len(self._taken)
+
+
+class Controller:
+    """A controller process in a work directory: our child, or one that we found alive there."""
+
+    def __init__(self, directory: Path, token_file: Path | None) -> None:
+        self._directory = directory
+        self._token_file = token_file
+        self._child: subprocess.Popen[bytes] | None = None
+        self._found: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the newest process, alive or not."""
+        return self._child.pid if self._child else self._found
+
+    def adopt(self) -> workdirs.ControllerRecord | None:
+        """Take over a controller that lives in the work directory already; None when there is none."""
+        record = workdirs.read_controller(self._directory)
+        if record is None or not processes.is_controller(record.pid):
+            return None
+        self._child, self._found = None, record.pid
+        return record
+
+    def start(self, *, listen: str, resume: bool) -> None:
+        """Start a process. Raises CliError when not even that works."""
+        command = [sys.executable, "-m", "orchestrator", "--workdir", str(self._directory)]
+        command += ["--job", str(self._directory / workdirs.JOB_FILE), "--listen", listen]
+        command += ["--resume"] if resume else []
+        command += ["--token-file", str(self._token_file.absolute())] if self._token_file else []
+        log = self._directory / workdirs.CONTROLLER_LOG
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                self._child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env=_environment(),
+                )
+        except OSError as error:
+            raise CliError(
+                f"the controller could not be started: {error}", exit_code=ExitCode.FAILED
+            ) from error
+        self._found = None
+
+    def death(self) -> Death | None:
+        """None while it lives."""
+        if self._child is not None:
+            code = self._child.poll()
+            return None if code is None else Death(code=code)
+        assert self._found is not None, "no controller was started or adopted"
+        return None if processes.is_controller(self._found) else Death(code=None)
+
+    def wait_for_address(self, tick: Callable[[float], None], timeout_seconds: float = START_SECONDS) -> str:
+        """Where the process listens, once it says so. `tick` is called with the seconds waited, and may raise.
+
+        Raises CliError when it ends or does not say so in time.
+        """
+        began = time.monotonic()
+        while True:
+            record = workdirs.read_controller(self._directory)
+            if record is not None and record.pid == self.pid:
+                return record.address
+            death = self.death()
+            if death is not None:
+                raise self._failure(f"the controller {death} before it could listen")
+            waited = time.monotonic() - began
+            if waited > timeout_seconds:
+                raise self._failure(f"the controller does not listen after {timeout_seconds:.0f} s")
+            tick(waited)
+            time.sleep(_POLL_SECONDS)
+
+    def _failure(self, message: str) -> CliError:
+        log = self._directory / workdirs.CONTROLLER_LOG
+        return CliError(f"{message}\n{last_lines(log)}", remedy=f"read {log}", exit_code=ExitCode.FAILED)
+
+    def wait_for_death(self, timeout_seconds: float, pressed: Callable[[], bool] = lambda: False) -> bool:
+        """True when it has ended; False after the time-out, or when `pressed` says that nobody wants to wait."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.death() is None:
+            if time.monotonic() > deadline or pressed():
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def kill(self) -> None:
+        """End the process for good; its nodes are not touched."""
+        if self.death() is None and self.pid is not None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+            self.wait_for_death(timeout_seconds=5.0)
+
+
+def last_lines(path: Path, count: int = _LOG_LINES) -> str:
+    """The end of a log, indented, for an error message."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - 16_384))
+            lines = stream.read().decode("utf-8", errors="replace").splitlines()[-count:]
+    except OSError:
+        return f"  ({path} cannot be read)"
+    return "\n".join(f"  | {each}" for each in lines) or "  (its log is empty)"
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the source tree of this very CLI first: launcher and controller are one version."""
+    environment = dict(os.environ)
+    paths = [str(_SOURCE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment

@@ -1,0 +1,184 @@
+"""The report at the end of a run: what was trained, what failed and what that cost, where things are, what to try next.
+
+Pure: the summary of the controller (`--summary`'s object) and the last view in, text out. Next: `session.py`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from orchestrator.cli import rows
+from orchestrator.cli import workdir as workdirs
+from orchestrator.cli.lines import line
+from orchestrator.cli.render import BAD, FAINT, GOOD, Column, percent, plural, seconds, size, style_of, table
+from orchestrator.cli.rows import Row
+
+_MOST_INCIDENTS = 20
+_LEGEND = 13
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A run that is over."""
+
+    job: Row
+    """As `rows.job`."""
+    summary: dict[str, Any]
+    workdir: Path
+    config: str
+    """The job file as it was named on the command line."""
+    nodes: int
+    steps: int
+    notes: tuple[str, ...] = ()
+    """What happened on the launcher's side: restarts of the controller."""
+
+
+_COLUMNS = (
+    Column(header="INCIDENT", cell=lambda row: row["id"], keep=9),
+    Column(header="KIND", cell=lambda row: row["kind"], keep=7),
+    Column(header="NODE", cell=lambda row: row["node"], keep=8),
+    Column(header="DETECT", cell=lambda row: seconds(row["phases"]["detect_seconds"]), right=True, keep=4),
+    Column(header="DECIDE", cell=lambda row: seconds(row["phases"]["decide_seconds"]), right=True, keep=2),
+    Column(header="REGROUP", cell=lambda row: seconds(row["phases"]["regroup_seconds"]), right=True, keep=3),
+    Column(
+        header="COMMIT", cell=lambda row: seconds(row["phases"]["first_commit_seconds"]), right=True, keep=4
+    ),
+    Column(header="TRAINING", cell=lambda row: seconds(rows.training_after(row)), right=True, keep=8),
+    Column(
+        header="REDUNDANT",
+        cell=lambda row: seconds(row["phases"]["redundancy_restored_seconds"]),
+        right=True,
+        keep=6,
+    ),
+    Column(header="LOST", cell=lambda row: row["steps_lost"], right=True, keep=6),
+    Column(header="REDONE", cell=lambda row: row["steps_redone"], right=True, keep=5),
+)
+
+
+def report(ended: Ended, width: int | None) -> Text:
+    """The whole report; `width` None for a pipe."""
+    parts = [_title(ended), *_results(ended), *_incidents(ended, width), *_places(ended), *_next(ended)]
+    return Text("\n").join(parts)
+
+
+def _title(ended: Ended) -> Text:
+    job = ended.job
+    reason = f": {job['reason']}" if job["reason"] and job["state"] != "finished" else ""
+    return line((job["name"], "bold"), " ", (job["state"], f"bold {style_of(job['state'])}"), reason)
+
+
+def _row(legend: str, *parts: str | tuple[str, str] | Text) -> Text:
+    return line((legend.ljust(_LEGEND), FAINT), *parts)
+
+
+def _results(ended: Ended) -> list[Text]:
+    summary, job = ended.summary, ended.job
+    took = ""
+    if job["started_at"] and job["ended_at"]:
+        took = f", {seconds(job['ended_at'] - job['started_at'])} of training"
+    loss = summary["final_loss"]
+    found = [
+        _row("steps", (str(summary["steps_committed"]), "bold"), f" of {ended.steps} committed{took}"),
+        _row("final loss", ("-" if loss is None else f"{loss:.6f}", "bold")),
+        _samples(summary),
+        _row("goodput", (percent(summary["goodput"]), "bold"), " of the time went into committed steps"),
+        _row("generations", str(summary["generations"])),
+        _row("checkpoints", _checkpoints(summary["checkpoints"])),
+    ]
+    return found + [_row("note", note) for note in ended.notes]
+
+
+def _samples(summary: dict[str, Any]) -> Text:
+    expected, counted = summary["samples_expected"], summary["samples_counted"]
+    duplicated, missing = summary["samples_duplicated"], summary["samples_missing"]
+    whole = expected == counted and not duplicated and not missing
+    verdict = ("each exactly once", GOOD) if whole else ("NOT each exactly once", BAD)
+    numbers = f"{expected} expected, {counted} counted, {duplicated} duplicated, {missing} missing: "
+    return _row("samples", numbers, verdict)
+
+
+def _checkpoints(sealed: list[dict[str, Any]]) -> str:
+    if not sealed:
+        return "none sealed"
+    last = sealed[-1]
+    took = "" if last["seconds"] is None else f" in {seconds(last['seconds'])}"
+    steps = ", ".join(str(each["step"]) for each in sealed)
+    return (
+        f"sealed at {'step' if len(sealed) == 1 else 'steps'} {steps} (newest: {size(last['bytes'])}{took})"
+    )
+
+
+def _incidents(ended: Ended, width: int | None) -> list[Text]:
+    incidents = ended.summary["incidents"]
+    if not incidents:
+        return [line("\n", ("no incident", GOOD), ": nothing failed")]
+    shown = incidents[-_MOST_INCIDENTS:]
+    found = [line(("\nincidents", "bold"), (" (times from the first sign of each)", FAINT))]
+    found.append(table(_COLUMNS, shown, width, ""))
+    if len(incidents) > len(shown):
+        found.append(line((f"and {plural(len(incidents) - len(shown), 'earlier one')}", FAINT)))
+    for incident in shown:
+        found.append(line((f"\n{incident['id']}", "bold"), f": {incident['action'] or incident['kind']}"))
+        if incident["cause"]:
+            found.append(line(("  first sign: ", FAINT), incident["cause"]))
+        found += [line(("  · ", FAINT), reason) for reason in incident["reasons"]]
+    return found
+
+
+def _places(ended: Ended) -> list[Text]:
+    found = [line(("\nwhere things are", "bold"))]
+    found.append(_row("workdir", str(ended.workdir)))
+    names = (
+        (workdirs.METRICS_FILE, "one line per committed step"),
+        (workdirs.SUMMARY_FILE, "this report as JSON"),
+        ("checkpoints", "sealed checkpoints"),
+        ("logs", "controller and nodes"),
+    )
+    found += [_row(name, (words, FAINT)) for name, words in names if (ended.workdir / name).exists()]
+    return found
+
+
+def _next(ended: Ended) -> list[Text]:
+    found = [line(("\nwhat to try next", "bold"))]
+    for command, words in next_commands(ended):
+        found.append(line(f"  {command}"))
+        found.append(line((f"      {words}", FAINT)))
+    return found
+
+
+def next_commands(ended: Ended) -> list[tuple[str, str]]:
+    """Three commands that make sense now, with what each shows."""
+    here = shlex.quote(str(ended.workdir))
+    config = shlex.quote(ended.config)
+    incidents = ended.summary["incidents"]
+    state = ended.job["state"]
+    middle = max(1, ended.steps // 3)
+    explain = (
+        f"understudy explain {incidents[-1]['id']} --workdir {here}" if incidents else "",
+        "the whole story of the last incident",
+    )
+    kill = (
+        f"understudy run {config} --fail 'step={middle},kind=sigkill,node=node-{min(2, ended.nodes)}'",
+        "kill a node in mid-step and watch its experts being played on",
+    )
+    freeze = (
+        f"understudy run {config} --fail 'step={middle},kind=sigstop,node=node-{min(3, ended.nodes)}'",
+        "freeze a node instead of killing it: the failure that no socket reports",
+    )
+    longer = (
+        f"understudy run --resume {here} --steps {2 * ended.steps}",
+        "train on from the newest checkpoint",
+    )
+    resume = (f"understudy run --resume {here}", "go on from the newest checkpoint")
+    log = (
+        f"tail -n 50 {shlex.quote(str(ended.workdir / workdirs.CONTROLLER_LOG))}",
+        "what the controller saw last",
+    )
+    choices = {"failed": (log, explain, resume, kill), "stopped": (resume, explain, kill, freeze)}
+    picked = choices.get(state, (explain, kill, freeze, longer))
+    return [each for each in picked if each[0]][:3]

@@ -1,0 +1,294 @@
+"""Checkpoints: when one is taken, when it is complete, which one is restored, which are deleted.
+
+One at a time. A request goes to all members; they agree on a boundary and report a shard each; when the last shard is
+in, one member seals it. A new generation before that ends it (its snapshot was never one whole), and whoever asked for
+it gets another. Failing to save never touches training. Next: `endings.py`, which needs checkpoints to end a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.core import roster
+from orchestrator.core.actions import DeleteCheckpoint, SealCheckpoint, TakeCheckpoint
+from orchestrator.core.decision import Decision
+from orchestrator.core.events import CheckpointFailed, CheckpointSealed, ShardWritten
+from orchestrator.core.ids import NodeId, node_of
+from orchestrator.core.lifecycle import CheckpointTrigger
+from orchestrator.core.state import (
+    FIRST_STATE,
+    Checkpoint,
+    CheckpointPurpose,
+    CheckpointState,
+    ClusterState,
+    Generation,
+    GenerationKind,
+)
+
+REQUEST_DIGITS = 4
+UNFINISHED = (CheckpointState.REQUESTED, CheckpointState.WRITING)
+
+
+def unfinished(state: ClusterState) -> Checkpoint | None:
+    """The checkpoint that is being taken, if there is one."""
+    return next((each for each in _in_order(state) if each.state in UNFINISHED), None)
+
+
+def newest(state: ClusterState) -> Checkpoint | None:
+    """The checkpoint to restore: of the sealed ones that of the highest step, the latest of these."""
+    sealed = [each for each in _in_order(state) if each.state is CheckpointState.SEALED]
+    return max(enumerate(sealed), key=lambda each: (each[1].step, each[0]))[1] if sealed else None
+
+
+def sealed_in_this_run(state: ClusterState, purpose: CheckpointPurpose) -> Checkpoint | None:
+    """A sealed checkpoint that this run of the job asked for."""
+    assert state.job is not None
+    since = state.job.submitted_at
+    return next(
+        (
+            each
+            for each in _in_order(state)
+            if each.state is CheckpointState.SEALED and each.purpose is purpose and each.requested_at >= since
+        ),
+        None,
+    )
+
+
+def may_begin(state: ClusterState) -> bool:
+    """The members are together, no change of generation is on its way, and no other checkpoint is under way."""
+    return roster.all_joined(state) and state.planned is None and unfinished(state) is None
+
+
+def request(decision: Decision, purpose: CheckpointPurpose, why: str) -> Checkpoint:
+    """Have all members take a checkpoint at the next boundary that they agree on."""
+    generation = decision.state.generation
+    assert generation is not None and may_begin(decision.state)
+    job = decision.job
+    checkpoint = Checkpoint(
+        request=f"ckpt-{job.next_request:0{REQUEST_DIGITS}d}",
+        state=CheckpointState.REQUESTED,
+        generation=generation.number,
+        step=FIRST_STATE,
+        name="",
+        path="",
+        shards=("",) * len(generation.members),
+        bytes=0,
+        requested_at=decision.at,
+        sealed_at=None,
+        reason=why,
+        purpose=purpose,
+    )
+    decision.put(replace(job, next_request=job.next_request + 1))
+    decision.put(checkpoint)
+    decision.say(f"{checkpoint.request}: {why}")
+    for node in dict.fromkeys(roster.nodes_by_rank(generation)):
+        _take(decision, checkpoint, node)
+    return checkpoint
+
+
+def advance(decision: Decision) -> None:
+    """Take the checkpoint that is due or wanted, as soon as it can be taken."""
+    memory = decision.state.memory
+    if not may_begin(decision.state):
+        return
+    if memory.checkpoint_wanted:
+        memory.checkpoint_wanted = False
+        request(decision, CheckpointPurpose.ASKED, "asked for")
+    elif memory.checkpoint_due:
+        memory.checkpoint_due = False
+        last = newest(decision.state)
+        if last is None or last.step < decision.state.committed:
+            request(decision, CheckpointPurpose.INTERVAL, "the interval has passed")
+
+
+def wanted_by_human(decision: Decision, by: str) -> None:
+    """A human's request: taken at once, or as soon as the members are together again."""
+    other = unfinished(decision.state)
+    if may_begin(decision.state):
+        request(decision, CheckpointPurpose.ASKED, f"asked for by {by}")
+    elif other is not None:
+        decision.say(f"{other.request} is being taken already: {by} gets that one")
+    else:
+        decision.state.memory.checkpoint_wanted = True
+        decision.say(f"a checkpoint for {by} is taken as soon as all members are together again")
+
+
+def repeat_orders(decision: Decision, node: NodeId) -> None:
+    """A member's node has come back: tell it again what a checkpoint under way still needs of it."""
+    checkpoint, generation = unfinished(decision.state), decision.state.generation
+    if checkpoint is None or generation is None or checkpoint.generation != generation.number:
+        return
+    if all(checkpoint.shards):
+        if node_of(generation.members[0].trainer) == node:
+            _seal(decision, checkpoint, generation)
+    elif any(not checkpoint.shards[each.rank] for each in roster.members_on(generation, node)):
+        _take(decision, checkpoint, node)
+
+
+def shard_written(decision: Decision, event: ShardWritten) -> None:
+    """One rank's share is on disk; with the last one the checkpoint can be sealed."""
+    checkpoint = decision.state.checkpoints.get(event.request)
+    if (
+        checkpoint is None
+        or checkpoint.state not in UNFINISHED
+        or event.generation != checkpoint.generation
+        or not 0 <= event.rank < len(checkpoint.shards)
+        or checkpoint.shards[event.rank]
+    ):
+        return
+    if checkpoint.state is CheckpointState.REQUESTED:
+        decision.move_checkpoint(event.request, CheckpointTrigger.WRITE, checkpoint.reason)
+        checkpoint = replace(decision.state.checkpoints[event.request], step=event.step, name=event.name)
+    elif (checkpoint.step, checkpoint.name) != (event.step, event.name):
+        reason = f"rank {event.rank} wrote {event.name}, others {checkpoint.name}: the members did not agree"
+        fail(decision, checkpoint, reason)
+        return
+    shards = list(checkpoint.shards)
+    shards[event.rank] = event.shard
+    checkpoint = replace(checkpoint, shards=tuple(shards), bytes=checkpoint.bytes + event.bytes)
+    decision.put(checkpoint)
+    generation = decision.state.generation
+    if all(shards) and generation is not None and generation.members:
+        decision.say(f"{checkpoint.request}: all {len(shards)} shards of {checkpoint.name} are written")
+        _seal(decision, checkpoint, generation)
+
+
+def sealed(decision: Decision, event: CheckpointSealed) -> None:
+    """The manifest is in place: the checkpoint can be restored from now on."""
+    checkpoint = decision.state.checkpoints.get(event.request)
+    if checkpoint is None or checkpoint.state not in (CheckpointState.WRITING, CheckpointState.FAILED):
+        return
+    reason = f"{event.name} holds step {event.step}"
+    decision.put(
+        replace(
+            checkpoint,
+            step=event.step,
+            name=event.name,
+            path=event.path,
+            bytes=event.bytes,
+            sealed_at=decision.at,
+        )
+    )
+    decision.move_checkpoint(event.request, CheckpointTrigger.SEAL, reason)
+    decision.state.memory.checkpoint_failures = 0
+    decision.say(f"{event.request} is sealed: {reason}")
+    retain(decision)
+
+
+def failed(decision: Decision, event: CheckpointFailed) -> None:
+    """A rank could not write or seal."""
+    checkpoint = decision.state.checkpoints.get(event.request)
+    if checkpoint is not None and checkpoint.state in UNFINISHED:
+        fail(decision, checkpoint, f"{event.trainer}: {event.reason}")
+
+
+def interrupt(decision: Decision, why: str) -> None:
+    """The generation has ended under a checkpoint: only one that is complete on disk can still be sealed."""
+    checkpoint, generation = unfinished(decision.state), decision.state.generation
+    if checkpoint is None or generation is None:
+        return
+    if all(checkpoint.shards) and generation.members:
+        _seal(decision, checkpoint, generation)
+    else:
+        fail(decision, checkpoint, why)
+
+
+def fail(decision: Decision, checkpoint: Checkpoint, reason: str) -> None:
+    """Give a checkpoint up. One that a human or the job's end asked for is taken again, a bounded number of times."""
+    memory = decision.state.memory
+    decision.move_checkpoint(checkpoint.request, CheckpointTrigger.FAIL, reason)
+    again = ""
+    if checkpoint.purpose is not CheckpointPurpose.INTERVAL:
+        memory.checkpoint_failures += 1
+        attempts = decision.policy.checkpoint_attempts
+        exhausted = memory.checkpoint_failures >= attempts
+        again = (
+            f"; {attempts} in a row have failed: it is not tried again"
+            if exhausted
+            else "; it is taken again"
+        )
+        if checkpoint.purpose is CheckpointPurpose.ASKED:
+            memory.checkpoint_wanted = not exhausted
+            memory.checkpoint_failures = 0 if exhausted else memory.checkpoint_failures
+    decision.say(f"{checkpoint.request} has failed: {reason}{again}")
+
+
+def abandon(decision: Decision, why: str) -> None:
+    """Whoever took the checkpoint is not there any more, and nobody waits for it."""
+    checkpoint = unfinished(decision.state)
+    if checkpoint is not None:
+        decision.move_checkpoint(checkpoint.request, CheckpointTrigger.FAIL, why)
+
+
+def expire(decision: Decision) -> None:
+    """Give up a checkpoint that takes too long."""
+    checkpoint = unfinished(decision.state)
+    if checkpoint is None:
+        return
+    since = max(checkpoint.requested_at, decision.state.memory.started_at)
+    if decision.at - since >= decision.policy.checkpoint_seconds:
+        done = sum(1 for shard in checkpoint.shards if shard)
+        fail(
+            decision,
+            checkpoint,
+            f"{done} of {len(checkpoint.shards)} shards after {decision.at - since:.0f} s",
+        )
+
+
+def retain(decision: Decision) -> None:
+    """Delete what is beyond `checkpoint.keep`, but never what is being restored."""
+    generation = decision.state.generation
+    if generation is None or not generation.members:
+        return
+    restoring = generation.kind is GenerationKind.RESTORE and not roster.all_joined(decision.state)
+    kept = generation.restore_name if restoring else ""
+    held = [each for each in _in_order(decision.state) if each.state is CheckpointState.SEALED]
+    held.sort(key=lambda each: each.step)
+    keep = decision.job.spec.checkpoint.keep
+    for checkpoint in held[:-keep]:
+        if checkpoint.name == kept:
+            continue
+        reason = f"the {keep} newest are kept"
+        decision.move_checkpoint(checkpoint.request, CheckpointTrigger.DELETE, reason)
+        decision.say(f"{checkpoint.name} is deleted: {reason}")
+        trainer = generation.members[0].trainer
+        decision.act(
+            DeleteCheckpoint(
+                id=decision.action_id(),
+                generation=generation.number,
+                node=node_of(trainer),
+                trainer=trainer,
+                name=checkpoint.name,
+            )
+        )
+
+
+def _take(decision: Decision, checkpoint: Checkpoint, node: NodeId) -> None:
+    decision.act(
+        TakeCheckpoint(
+            id=decision.action_id(), generation=checkpoint.generation, node=node, request=checkpoint.request
+        )
+    )
+
+
+def _seal(decision: Decision, checkpoint: Checkpoint, generation: Generation) -> None:
+    """Any member can write the manifest, since every shard's entry is in it: it is rank 0 of today."""
+    trainer = generation.members[0].trainer
+    decision.act(
+        SealCheckpoint(
+            id=decision.action_id(),
+            generation=checkpoint.generation,
+            node=node_of(trainer),
+            trainer=trainer,
+            request=checkpoint.request,
+            step=checkpoint.step,
+            name=checkpoint.name,
+            shards=checkpoint.shards,
+        )
+    )
+
+
+def _in_order(state: ClusterState) -> Sequence[Checkpoint]:
+    """By request, oldest first."""
+    return [state.checkpoints[each] for each in sorted(state.checkpoints, key=lambda each: (len(each), each))]

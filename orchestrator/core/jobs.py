@@ -1,0 +1,187 @@
+"""A job from its submission to its first generation, and its end, good or bad.
+
+The first generation waits for enough ready trainers on distinct nodes, and prefers the first nodes by name, so that
+two runs of a job look alike. What ends a job on its own is in `endings.py`. Next: `restore.py`, which seats them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.core import checkpoints, restore, roster
+from orchestrator.core.actions import EndJob, StartNode, StopNode
+from orchestrator.core.decision import Decision, natural
+from orchestrator.core.events import JobSubmitted
+from orchestrator.core.ids import JobId, NodeId, TrainerId, node_of
+from orchestrator.core.lifecycle import JobTrigger, NodeTrigger
+from orchestrator.core.spec_rules import node_ids
+from orchestrator.core.state import Job, JobState, Member, Memory, Node, NodeState, NodeView
+from orchestrator.core.words import count, listed
+
+
+def submitted(decision: Decision, event: JobSubmitted) -> None:
+    """Take a job and have its nodes started; with `resume`, go on from what an earlier run left."""
+    state = decision.state
+    if state.job is not None and not event.resume:
+        decision.say(
+            f"job {state.job.id} is here already ({state.job.state.value}): submit with resume, or elsewhere"
+        )
+        return
+    if state.job is None:
+        job = Job(
+            id=JobId(event.spec.name),
+            spec=event.spec,
+            state=JobState.PENDING,
+            reason="waits for its nodes",
+            submitted_at=event.at,
+        )
+        decision.put(job)
+    else:
+        decision.put(
+            replace(
+                state.job, spec=event.spec, submitted_at=event.at, ended_at=None, starts=state.job.starts + 1
+            )
+        )
+        decision.move_job(JobTrigger.RESUME, "was submitted again and waits for its nodes")
+    _forget_run(decision)
+    for node in node_ids(event.spec.cluster):
+        start_node(decision, node, "is part of the job")
+    for node in sorted(set(state.nodes) - set(node_ids(event.spec.cluster)), key=natural):
+        if state.nodes[node].state is not NodeState.DEAD:
+            decision.move_node(node, NodeTrigger.LOSE, "is not part of the job")
+    last = checkpoints.newest(state)
+    source = f"goes on from {last.name}" if last else "starts from the seed state"
+    decision.say(f"job {decision.job.id} {source} on {count(event.spec.cluster.nodes, 'node')}")
+
+
+def start_node(decision: Decision, node: NodeId, reason: str) -> None:
+    """Have the cluster bring a node up; it counts once its agent has registered."""
+    if node in decision.state.nodes:
+        decision.move_node(node, NodeTrigger.REQUEST, reason)
+    else:
+        decision.put(
+            Node(
+                id=node,
+                state=NodeState.REQUESTED,
+                cordoned=False,
+                incarnation="",
+                labels=(),
+                agent_pid=0,
+                reason=reason,
+                changed_at=decision.at,
+            )
+        )
+    decision.state.views[node] = NodeView(connected=False, last_seen=decision.at)
+    decision.act(StartNode(id=decision.action_id(), generation=decision.number, node=node))
+
+
+def start_lost_nodes(decision: Decision) -> None:
+    """Nobody is left to train: have every lost node that may work started again."""
+    state = decision.state
+    dead = [node for node in roster.nodes_in_order(state) if state.nodes[node].state is NodeState.DEAD]
+    for node in [node for node in dead if not state.nodes[node].cordoned]:
+        start_node(decision, node, "is started again, since nobody is left to train")
+
+
+def try_start(decision: Decision) -> None:
+    """Send the first generation once enough trainers are ready; give up after `start_seconds`."""
+    state, cluster = decision.state, decision.job.spec.cluster
+    complete = _complete_nodes(decision)
+    if len(complete) < cluster.nodes:
+        state.memory.quorum_at = None
+        _give_up_late(decision, complete)
+        return
+    if state.memory.quorum_at is None:
+        state.memory.quorum_at = decision.at
+    chosen = sorted(complete, key=natural)[: cluster.nodes]
+    preferred = node_ids(cluster)[: cluster.nodes]
+    awaited = [node for node in preferred if node not in chosen and _may_come(decision, node)]
+    patience = decision.policy.start_patience_seconds
+    if awaited and decision.at - state.memory.quorum_at < patience:
+        return
+    members = tuple(member for node in chosen for member in complete[node])
+    reason = f"{count(len(members), 'trainer')} on {count(len(chosen), 'node')} are ready"
+    if awaited:
+        reason = f"{reason}; {listed(awaited)} did not come within {patience:g} s"
+    decision.put(replace(decision.job, started_at=decision.at))
+    decision.move_job(JobTrigger.START, reason)
+    generation = restore.from_storage(decision, members, reason, first=True)
+    decision.say(
+        f"generation {generation.number} starts with {listed(each.trainer for each in members)}: {reason}"
+    )
+
+
+def cannot_start(decision: Decision, trainer: TrainerId, reason: str) -> None:
+    """A trainer refuses the job before it has begun: the others must be enough."""
+    state, cluster = decision.state, decision.job.spec.cluster
+    refusing = {node_of(each) for each in state.memory.refused}
+    possible = [node for node in node_ids(cluster) if node not in refusing]
+    if len(possible) < cluster.nodes:
+        fail(
+            decision,
+            f"{trainer} cannot run this job: {reason}; {count(len(possible), 'other node')} are too few",
+        )
+
+
+def fail(decision: Decision, reason: str) -> None:
+    """End a job that cannot go on."""
+    decision.say(f"the job has failed: {reason}")
+    end(decision, JobTrigger.FAIL, reason, succeeded=False)
+
+
+def end(decision: Decision, trigger: JobTrigger, reason: str, *, succeeded: bool) -> None:
+    """The job is over: end its nodes, and tell who waits for it."""
+    decision.move_job(trigger, reason)
+    decision.put(replace(decision.job, ended_at=decision.at))
+    checkpoints.abandon(decision, "the job has ended")
+    for node in roster.nodes_in_order(decision.state):
+        stop = StopNode(
+            id=decision.action_id(), generation=decision.number, node=node, reason="the job is over"
+        )
+        decision.act(stop)
+    over = EndJob(id=decision.action_id(), generation=decision.number, succeeded=succeeded, reason=reason)
+    decision.act(over)
+
+
+def _forget_run(decision: Decision) -> None:
+    """Nothing volatile of an earlier run is true any more; its generation numbers stay used."""
+    state = decision.state
+    newest = max(decision.number, state.memory.newest_seen)
+    state.memory = Memory(started_at=decision.at, newest_seen=newest, progress_at=decision.at)
+    state.generation = None
+    state.planned = None
+    state.joined.clear()
+    state.acquisitions.clear()
+    state.views.clear()
+    state.committed = max(state.committed, state.reported_through)
+    checkpoints.abandon(decision, "the job was submitted again")
+
+
+def _complete_nodes(decision: Decision) -> dict[NodeId, tuple[Member, ...]]:
+    """Nodes all of whose trainers are ready, in order."""
+    by_node: dict[NodeId, tuple[Member, ...]] = {}
+    for member in roster.free(decision.state, decision.policy):
+        node = node_of(member.trainer)
+        by_node[node] = (*by_node.get(node, ()), member)
+    devices = decision.job.spec.cluster.devices_per_node
+    return {node: members[:devices] for node, members in by_node.items() if len(members) >= devices}
+
+
+def _may_come(decision: Decision, node: NodeId) -> bool:
+    """A node that may still get all its trainers ready."""
+    entity = decision.state.nodes[node]
+    refused = any(node_of(trainer) == node for trainer in decision.state.memory.refused)
+    return entity.state is not NodeState.DEAD and not entity.cordoned and not refused
+
+
+def _give_up_late(decision: Decision, complete: dict[NodeId, tuple[Member, ...]]) -> None:
+    since = max(decision.job.submitted_at, decision.state.memory.started_at)
+    if decision.at - since < decision.policy.start_seconds:
+        return
+    needed = decision.job.spec.cluster.nodes
+    absent = [node for node in roster.nodes_in_order(decision.state) if node not in complete]
+    fail(
+        decision,
+        f"{len(complete)} of {count(needed, 'node')} were ready after {decision.policy.start_seconds:g} s; "
+        f"not ready: {listed(f'{node} ({decision.state.nodes[node].state.value})' for node in absent)}",
+    )

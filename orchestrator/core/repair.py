@@ -1,0 +1,300 @@
+"""Redundancy and seats come back: planned from the state as it is, copied in the background, seated at a boundary.
+
+`plan_repair` is level-triggered: it compares the members and the placement with what they should be and does not ask
+what happened. It seats newcomers first, has survivors copy what is missing where no newcomer comes, and empties
+draining nodes. The copies (`Acquire`) run while the others train; when all have caught up, a planned generation takes
+the newcomers in. With nothing left to do incidents close, or say why redundancy cannot come back for now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.core import checkpoints, generations, incidents, placement, roster
+from orchestrator.core.actions import Acquire, Donor
+from orchestrator.core.decision import Decision
+from orchestrator.core.generations import Plan
+from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
+from orchestrator.core.placement import Placement
+from orchestrator.core.policy import Policy
+from orchestrator.core.state import (
+    Acquisition,
+    CheckpointState,
+    ClusterState,
+    Generation,
+    GenerationKind,
+    IncidentKind,
+    Job,
+    JobState,
+    Member,
+    NodeState,
+    Repair,
+)
+from orchestrator.core.words import count, experts, listed
+
+DENSE = "dense"
+"""The part that holds everything but the experts; every member has it."""
+
+
+def expert_part(expert: int) -> str:
+    """The name of an expert's part."""
+    return f"expert-{expert:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Members and placement as they should be, and why."""
+
+    members: tuple[Member, ...]
+    placement: Placement
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Something could be done, but it is better to wait a little."""
+
+    reason: str
+
+
+def advance(decision: Decision) -> None:
+    """Take the next step towards full redundancy, if one can be taken now."""
+    state = decision.state
+    if not roster.all_joined(state) or state.planned is not None or _ending(decision.job, state):
+        return
+    if state.memory.repair is not None:
+        if all(each.caught_up for each in state.acquisitions.values()):
+            _seat(decision)
+        return
+    target = plan_repair(state, decision.policy, decision.at)
+    if isinstance(target, Target):
+        _start(decision, target)
+    elif target is None:
+        _settle(decision)
+
+
+def drop(decision: Decision, why: str) -> None:
+    """The copies under way are of no use any more; what is needed is planned again from the state as it is."""
+    if decision.state.memory.repair is not None:
+        first = incidents.first_open(decision.state)
+        decision.say(f"{why}: the copies under way are dropped", first.id if first else None)
+    decision.state.memory.repair = None
+    decision.state.acquisitions.clear()
+
+
+def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Waiting | None:
+    """What should be different; None when everything is as well as it can be."""
+    generation, job = state.generation, state.job
+    assert generation is not None and job is not None
+    leaving = _leaving(state, generation)
+    kept = tuple(each for each in generation.members if node_of(each.trainer) not in leaving)
+    vacant = roster.seats(job.spec.cluster) - len(kept)
+    able = [each for each in roster.free(state, policy) if not _given_up(state, policy, each.trainer)]
+    newcomers = tuple(able[: max(0, vacant)])
+    members = (*kept, *newcomers)
+    if not members:
+        return None
+    nodes = [node_of(each.trainer) for each in members]
+    new_rank = {each.rank: Rank(rank) for rank, each in enumerate(kept)}
+    before = placement.remove(generation.placement, new_rank)
+    gaps = placement.missing(before, nodes, job.spec.cluster.replicas)
+    if gaps and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
+        return Waiting(reason=f"{listed(awaited)} is starting and will take the empty seat")
+    full = [Rank(rank) for rank, each in enumerate(kept) if _given_up(state, policy, each.trainer)]
+    arrivals = [Rank(len(kept) + index) for index in range(len(newcomers))]
+    after = placement.repair(
+        before, nodes, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full
+    )
+    if not newcomers and not leaving and after == before:
+        return None
+    if placement.lost_experts(after):
+        return None
+    return Target(members=members, placement=after, reason=_why(generation, newcomers, leaving, gaps))
+
+
+def acquisitions_of(generation: Generation, target: Target) -> tuple[tuple[Member, tuple[Donor, ...]], ...]:
+    """Who has to copy what from whom: the load of giving is spread over the replicas that there are."""
+    given = dict.fromkeys((each.trainer for each in generation.members), 0)
+    result = []
+    for rank, receiver in enumerate(target.members):
+        old = roster.member(generation, receiver.trainer)
+        parts: dict[TrainerId, list[str]] = {}
+        if old is None:
+            parts[generation.members[0].trainer] = [DENSE]
+        for expert, holders in enumerate(target.placement):
+            held = generation.placement[expert]
+            if rank not in holders or (old is not None and old.rank in held):
+                continue
+            candidates = [generation.members[each].trainer for each in held]
+            donor = min(candidates, key=lambda trainer: given[trainer])
+            given[donor] += 1
+            parts.setdefault(donor, []).append(expert_part(expert))
+        if parts:
+            result.append((receiver, _donors(generation, parts)))
+    return tuple(result)
+
+
+def _donors(generation: Generation, parts: dict[TrainerId, list[str]]) -> tuple[Donor, ...]:
+    return tuple(
+        Donor(trainer=each.trainer, peer_address=each.peer_address, parts=tuple(parts[each.trainer]))
+        for each in generation.members
+        if each.trainer in parts
+    )
+
+
+def _start(decision: Decision, target: Target) -> None:
+    """Have everybody copy what the target asks of them."""
+    state = decision.state
+    generation = state.generation
+    assert generation is not None
+    state.memory.repair = Repair(
+        members=tuple((each.trainer, each.start) for each in target.members),
+        placement=target.placement,
+        reason=target.reason,
+    )
+    orders = acquisitions_of(generation, target)
+    first = incidents.first_open(state)
+    names = listed(receiver.trainer for receiver, _ in orders)
+    how = f"{names} copy state while training goes on" if orders else "nothing has to be copied"
+    decision.say(f"{target.reason}: {how}", first.id if first else None)
+    for receiver, donors in orders:
+        state.memory.acquisitions_made += 1
+        acquisition = Acquisition(
+            id=f"acq-{decision.job.starts}-{state.memory.acquisitions_made}",
+            trainer=receiver.trainer,
+            start=receiver.start,
+            parts=tuple(part for donor in donors for part in donor.parts),
+            generation=generation.number,
+            begun_at=decision.at,
+        )
+        state.acquisitions[acquisition.id] = acquisition
+        decision.act(
+            Acquire(
+                id=decision.action_id(),
+                generation=generation.number,
+                node=node_of(receiver.trainer),
+                trainer=receiver.trainer,
+                acquisition=acquisition.id,
+                donors=donors,
+            )
+        )
+    if not orders:
+        _seat(decision)
+
+
+def _seat(decision: Decision) -> None:
+    """All copies have caught up: send the planned generation. Not while a checkpoint waits for its boundary."""
+    state = decision.state
+    repair, generation = state.memory.repair, state.generation
+    assert repair is not None and generation is not None
+    busy = checkpoints.unfinished(state)
+    if busy is not None and busy.state is CheckpointState.REQUESTED:
+        return
+    members = []
+    for trainer, start in repair.members:
+        seated = roster.member(generation, trainer) or next(
+            (each for each in roster.free(state, decision.policy) if each.trainer == trainer), None
+        )
+        if seated is None or seated.start != start:
+            drop(decision, f"{trainer} is not what it was")
+            return
+        members.append(seated)
+    first = incidents.first_open(state)
+    number = decision.next_number()
+    for record in tuple(incidents.open_incidents(state)):
+        if record.kind is IncidentKind.DRAIN and record.decided_at is None:
+            incidents.decided(decision, record.id, action="seat others, then leave", number=number)
+    decision.say(
+        f"{repair.reason}: generation {number} takes over at the next boundary", first.id if first else None
+    )
+    plan = Plan(
+        kind=GenerationKind.PLANNED,
+        members=tuple(members),
+        placement=repair.placement,
+        reason=repair.reason,
+        incident=first.id if first else None,
+    )
+    generations.begin(decision, plan)
+
+
+def _settle(decision: Decision) -> None:
+    """Nothing more can be done: close the incidents, or say why redundancy cannot come back for now."""
+    state, job = decision.state, decision.job
+    generation = state.generation
+    assert generation is not None
+    opened = [
+        each
+        for each in incidents.open_incidents(state)
+        if each.kind is not IncidentKind.DRAIN or _left(state, each.node)
+    ]
+    if not opened:
+        return
+    cluster = job.spec.cluster
+    nodes = roster.nodes_by_rank(generation)
+    thin = [
+        expert
+        for expert, ranks in enumerate(generation.placement)
+        if len({nodes[rank] for rank in ranks}) < min(cluster.replicas, cluster.nodes)
+    ]
+    seats, taken = roster.seats(cluster), len(generation.members)
+    for record in opened:
+        if thin:
+            why = (
+                f"{experts(thin)} cannot have {cluster.replicas} replicas on {count(len(set(nodes)), 'node')}"
+            )
+            incidents.degrade(decision, record.id, f"{why}: redundancy comes back when a trainer is free")
+        elif taken >= seats:
+            text = f"every expert has {count(cluster.replicas, 'replica')} again, and all {seats} seats are taken"
+            incidents.close(decision, record.id, text)
+        else:
+            text = (
+                f"every expert has {count(cluster.replicas, 'replica')} again; {taken} of {seats} seats are taken, "
+                "no spare is ready, and the work stays shared out"
+            )
+            incidents.close(decision, record.id, text)
+
+
+def _left(state: ClusterState, node: NodeId) -> bool:
+    return not roster.members_on(state.generation, node)
+
+
+def _ending(job: Job, state: ClusterState) -> bool:
+    """The members are about to leave, or have left the loop: nobody would reach another boundary."""
+    return job.state not in (JobState.RUNNING, JobState.RECOVERING) or bool(state.memory.ended)
+
+
+def _leaving(state: ClusterState, generation: Generation) -> frozenset[NodeId]:
+    """Nodes that are to be emptied, as long as somebody stays."""
+    nodes = dict.fromkeys(roster.nodes_by_rank(generation))
+    draining = frozenset(node for node in nodes if state.nodes[node].state is NodeState.DRAINING)
+    return draining if len(draining) < len(nodes) else frozenset()
+
+
+def _given_up(state: ClusterState, policy: Policy, trainer: TrainerId) -> bool:
+    """A trainer whose copies have failed too often."""
+    return state.memory.acquire_failures.get(trainer, 0) >= policy.acquire_attempts
+
+
+def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Sequence[TrainerId]:
+    """Trainers that are starting and would take an empty seat, while there is still time to wait for them."""
+    first = incidents.first_open(state)
+    since = max(first.detected_at if first else 0.0, state.memory.started_at)
+    if vacant <= 0 or at - since >= policy.newcomer_seconds:
+        return ()
+    coming = [trainer for trainer in roster.starting(state) if not _given_up(state, policy, trainer)]
+    return coming[:vacant]
+
+
+def _why(
+    generation: Generation, newcomers: Sequence[Member], leaving: frozenset[NodeId], gaps: Sequence[int]
+) -> str:
+    reasons = []
+    if newcomers:
+        reasons.append(f"{listed(each.trainer for each in newcomers)} takes an empty seat")
+    if leaving:
+        emptied = [each for each in dict.fromkeys(roster.nodes_by_rank(generation)) if each in leaving]
+        reasons.append(f"{listed(emptied)} is drained")
+    if gaps:
+        reasons.append(f"{experts(gaps)} get back the replicas that they lack")
+    return "; ".join(reasons) or "the load is evened out"

@@ -1,0 +1,77 @@
+"""Generations that begin from storage: the first one of a job, and every one that goes back to a checkpoint.
+
+All members read the newest sealed checkpoint, or make the seed state (step 0) where there is none; the experts are
+placed afresh, and the ledger's lines after that step are set aside. Next: `recovery.py`, `jobs.py`.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core import checkpoints, generations, incidents, placement
+from orchestrator.core.actions import RollBackLedger
+from orchestrator.core.decision import Decision
+from orchestrator.core.generations import Plan
+from orchestrator.core.ids import IncidentId, node_of
+from orchestrator.core.placement import Placement
+from orchestrator.core.state import FIRST_STATE, Generation, GenerationKind, Member
+from orchestrator.core.words import count
+
+
+def from_storage(
+    decision: Decision,
+    members: tuple[Member, ...],
+    reason: str,
+    *,
+    first: bool = False,
+    incident: IncidentId | None = None,
+) -> Generation:
+    """Begin a generation from the newest checkpoint, or from the seed state; `first` where nobody holds anything."""
+    state = decision.state
+    checkpoint = checkpoints.newest(state)
+    step = checkpoint.step if checkpoint else FIRST_STATE
+    lost = max(0, state.committed - step)
+    incidents.rolled_back(decision, lost)
+    if max(state.committed, state.reported_through) > step:
+        number = decision.next_number()
+        decision.act(RollBackLedger(id=decision.action_id(), generation=number, step=step))
+        decision.say(
+            f"the ledger goes back to step {step}: {count(lost, 'committed step')} will be computed again"
+        )
+    state.committed = step
+    state.reported_through = min(state.reported_through, step)
+    plan = Plan(
+        kind=GenerationKind.INITIAL if first and checkpoint is None else GenerationKind.RESTORE,
+        members=members,
+        placement=_place(decision, members),
+        reason=reason,
+        incident=incident,
+        restore_name=checkpoint.name if checkpoint else "",
+        restore_step=step,
+    )
+    return generations.begin(decision, plan)
+
+
+def _place(decision: Decision, members: tuple[Member, ...]) -> Placement:
+    """A ring, unless the loads of the last step say that it would leave somebody with far too much."""
+    spec, loads = decision.job.spec, decision.state.memory.expert_load
+    nodes = [node_of(member.trainer) for member in members]
+    ring = placement.fresh(nodes, spec.model.experts, spec.cluster.replicas)
+    if len(loads) != spec.model.experts or not sum(loads):
+        return ring
+    uneven = _imbalance(ring, len(nodes), loads)
+    if uneven < decision.policy.load_imbalance:
+        return ring
+    packed = placement.fresh(nodes, spec.model.experts, spec.cluster.replicas, loads=loads)
+    better = _imbalance(packed, len(nodes), loads)
+    if better >= uneven:
+        return ring
+    decision.say(
+        f"experts are placed by their load: a ring would give one trainer {uneven:.2f} of a fair share, "
+        f"this placement {better:.2f}"
+    )
+    return packed
+
+
+def _imbalance(where: Placement, ranks: int, loads: tuple[int, ...]) -> float:
+    """The highest expected load of a rank over the mean."""
+    by_rank = placement.load_by_rank(where, ranks, loads)
+    return max(by_rank) * ranks / sum(by_rank)

@@ -1,0 +1,213 @@
+"""The stream to the controller: opened, kept open, opened again. Says nothing on its own.
+
+One bidirectional gRPC stream at a time; whoever listens is told when it opens, what comes on it and when it is lost,
+and puts the registration first. What was written on a stream that broke may be lost: the outbox of the machine knows.
+Next: `wire.py` for the messages, `driver.py` for the listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc
+from worker.agent import wire
+from worker.agent.controller_messages import AgentMessage, ControllerMessage
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.05
+LAST_PAUSE_SECONDS = 1.0
+"""Between attempts: doubles from the first to the last, plus up to a quarter that depends on the node's name."""
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 15.0
+"""From the opened stream to the first answer: a controller may be loading its state."""
+KEEPALIVE_SECONDS = 10.0
+KEEPALIVE_TIMEOUT_SECONDS = 5.0
+"""A controller whose machine vanished, or that is stopped, is noticed after the sum of the two."""
+QUEUE_LIMIT = 16_384
+"""Messages waiting to be written: all step records and the whole outbox fit twice. Beyond it the stream is given up."""
+FAREWELL_SECONDS = 1.0
+"""For what is still waiting when the agent ends."""
+MESSAGE_LIMIT_BYTES = 32 * 1024 * 1024
+
+_MILLISECONDS = 1000
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.keepalive_time_ms", int(KEEPALIVE_SECONDS * _MILLISECONDS)),
+    ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_SECONDS * _MILLISECONDS)),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
+    # Each attempt is our own, with our own pauses: no connection or back-off shared with earlier ones.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+_Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.ControllerMessage]
+
+
+class _StreamLost(Exception):
+    """The stream ended or could not be opened; the message says why."""
+
+
+class ClientListener(Protocol):
+    """Who is told of the stream; on the event loop."""
+
+    def on_connected(self) -> None:
+        """A stream is open, and nothing has been said on it."""
+        ...
+
+    def on_message(self, message: ControllerMessage) -> None:
+        """The controller said something."""
+        ...
+
+    def on_lost(self, reason: str) -> None:
+        """The stream that was open is gone."""
+        ...
+
+
+class ControllerClient:
+    """Keeps a stream to one address until `run` is cancelled. Made and used on the event loop."""
+
+    def __init__(self, *, address: str, node: str, token: str, listener: ClientListener) -> None:
+        self._address = address
+        self._node = node
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._listener = listener
+        self._queue: asyncio.Queue[pb.AgentMessage] | None = None
+        self._broken: asyncio.Future[str] | None = None
+        self._answered = False
+
+    def send(self, message: AgentMessage) -> None:
+        """Have a message written after those before it; without an open stream it is gone."""
+        if self._queue is None or self._broken is None:
+            return
+        try:
+            self._queue.put_nowait(wire.outgoing(message))
+        except asyncio.QueueFull:
+            if not self._broken.done():
+                self._broken.set_result(f"the controller does not read: {QUEUE_LIMIT} messages wait")
+
+    async def run(self) -> None:
+        """Until cancelled. Cancelling closes the stream in order, after what still waits was written."""
+        pauses = _pauses(self._node)
+        told = ""
+        while True:
+            self._answered = False
+            try:
+                await self._attempt()
+            except _StreamLost as lost:
+                if str(lost) != told:
+                    told = str(lost)
+                    log.info("no controller at %s: %s; trying again", self._address, told)
+            if self._answered:
+                pauses = _pauses(self._node)
+            await asyncio.sleep(next(pauses))
+
+    async def _attempt(self) -> None:
+        """One stream from its opening to its end. Always raises _StreamLost."""
+        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+            try:
+                await asyncio.wait_for(_until_ready(channel), CONNECT_SECONDS)
+            except TimeoutError:
+                raise _StreamLost(f"no connection within {CONNECT_SECONDS:g} s") from None
+            call: _Call = worker_pb2_grpc.WorkerStub(channel).Session(metadata=self._metadata)
+            self._queue = asyncio.Queue(QUEUE_LIMIT)
+            self._broken = asyncio.get_running_loop().create_future()
+            reason = "the agent ends"
+            try:
+                self._listener.on_connected()
+                reason = await self._converse(call)
+            except asyncio.CancelledError:
+                await _farewell(call, self._queue)
+                raise
+            finally:
+                self._queue = self._broken = None
+                self._listener.on_lost(reason)
+                call.cancel()
+            raise _StreamLost(reason)
+
+    async def _converse(self, call: _Call) -> str:
+        """Read and write until the stream ends; gives the reason."""
+        assert self._queue is not None and self._broken is not None
+        reading = asyncio.create_task(self._read(call))
+        writing = asyncio.create_task(_write(call, self._queue))
+        try:
+            first: list[asyncio.Future[str]] = [reading, writing, self._broken]
+            done, _ = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading in done else done.pop().result()
+        finally:
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def _read(self, call: _Call) -> str:
+        limit: float | None = ANSWER_SECONDS
+        while True:
+            try:
+                message = await asyncio.wait_for(call.read(), limit)
+            except TimeoutError:
+                return f"no answer to the registration within {ANSWER_SECONDS:g} s"
+            except grpc.aio.AioRpcError as error:
+                return _explain(error)
+            if not isinstance(message, pb.ControllerMessage):
+                return await _status(call)
+            self._answered, limit = True, None
+            try:
+                self._listener.on_message(wire.incoming(message))
+            except wire.WireError as error:
+                log.warning("%s: ignored; update this agent or the controller", error)
+
+
+async def _write(call: _Call, queue: asyncio.Queue[pb.AgentMessage]) -> str:
+    while True:
+        message = await queue.get()
+        try:
+            await call.write(message)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return await _status(call)
+
+
+async def _farewell(call: _Call, queue: asyncio.Queue[pb.AgentMessage]) -> None:
+    """The controller hears the last words, and then that they were the last."""
+    try:
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            while not queue.empty():
+                await call.write(queue.get_nowait())
+            await call.done_writing()
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+        log.info("the stream broke before the last messages were written: %s", error)
+
+
+async def _status(call: _Call) -> str:
+    """Why a stream that is over ended."""
+    code, details = await call.code(), await call.details()
+    return f"{grpc.StatusCode(code).name}: {details or 'the controller closed the stream'}"
+
+
+def _explain(error: grpc.aio.AioRpcError) -> str:
+    return f"{error.code().name}: {error.details() or 'no details'}"
+
+
+async def _until_ready(channel: grpc.aio.Channel) -> None:
+    """Wait for the connection; a failure is told at once instead of being tried again underneath us."""
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+            raise _StreamLost("the connection was refused or the name is unknown")
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
+
+
+def _pauses(node: str) -> Iterator[float]:
+    """Pauses between attempts. The jitter depends on node and attempt alone: agents spread, runs repeat."""
+    pause, attempt = FIRST_PAUSE_SECONDS, 0
+    while True:
+        jitter = zlib.crc32(f"{node} {attempt}".encode()) / 2**32 / 4
+        yield pause * (1.0 + jitter)
+        pause, attempt = min(2 * pause, LAST_PAUSE_SECONDS), attempt + 1
