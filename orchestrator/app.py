@@ -42,7 +42,6 @@ from orchestrator.service.server import ListenError, Server
 from orchestrator.service.worker_api import WorkerApi
 from orchestrator.settings import (
     DATABASE_FILE,
-    TOKEN_FILE_VARIABLE,
     ExitCode,
     Settings,
     SettingsError,
@@ -402,8 +401,7 @@ def _last_port(settings: Settings) -> int:
 
 
 def _agents(settings: Settings, address: str) -> AgentCommand:
-    token = ((TOKEN_FILE_VARIABLE, settings.token_file),) if settings.token_file else ()
-    return AgentCommand(controller=address, workdir=settings.workdir, environment=token)
+    return AgentCommand(controller=address, workdir=settings.workdir, token_file=settings.token_file)
 
 
 def _chores(made: _Made, controller: Controller) -> tuple[Chore, ...]:

@@ -81,6 +81,11 @@ def _controller_of(directory: Path) -> Target:
     return Target(address=record.address, origin=str(directory / workdirs.CONTROLLER_FILE), workdir=directory)
 
 
+def is_gone(target: Target) -> bool:
+    """True when the controller of a work directory has ended: what it kept can be read instead."""
+    return target.workdir is not None and not workdirs.controller_alive(target.workdir)
+
+
 def read_token(path: Path | None) -> str:
     """The shared token in a file; empty without one. Raises CliError."""
     if path is None:

@@ -21,6 +21,7 @@ from orchestrator.cli import processes
 from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.errors import CliError, ExitCode
 
+PROGRAM = (sys.executable, "-m", "orchestrator")
 RESTARTS = 5
 RESTARTS_SECONDS = 600.0
 """At most so many restarts in so much time."""
@@ -79,8 +80,9 @@ class RestartBudget:
 class Controller:
     """A controller process in a work directory: our child, or one that we found alive there."""
 
-    def __init__(self, directory: Path, token_file: Path | None) -> None:
+    def __init__(self, directory: Path, token_file: Path | None, program: tuple[str, ...] = PROGRAM) -> None:
         self._directory = directory
+        self._program = program
         self._token_file = token_file
         self._child: subprocess.Popen[bytes] | None = None
         self._found: int | None = None
@@ -93,14 +95,14 @@ class Controller:
     def adopt(self) -> workdirs.ControllerRecord | None:
         """Take over a controller that lives in the work directory already; None when there is none."""
         record = workdirs.read_controller(self._directory)
-        if record is None or not processes.is_controller(record.pid):
+        if record is None or not processes.is_controller(record.pid, self._directory):
             return None
         self._child, self._found = None, record.pid
         return record
 
     def start(self, *, listen: str, resume: bool) -> None:
         """Start a process. Raises CliError when not even that works."""
-        command = [sys.executable, "-m", "orchestrator", "--workdir", str(self._directory)]
+        command = [*self._program, "--workdir", str(self._directory)]
         command += ["--job", str(self._directory / workdirs.JOB_FILE), "--listen", listen]
         command += ["--resume"] if resume else []
         command += ["--token-file", str(self._token_file.absolute())] if self._token_file else []
@@ -128,7 +130,7 @@ class Controller:
             code = self._child.poll()
             return None if code is None else Death(code=code)
         assert self._found is not None, "no controller was started or adopted"
-        return None if processes.is_controller(self._found) else Death(code=None)
+        return None if processes.is_controller(self._found, self._directory) else Death(code=None)
 
     def wait_for_address(self, tick: Callable[[float], None], timeout_seconds: float = START_SECONDS) -> str:
         """Where the process listens, once it says so. `tick` is called with the seconds waited, and may raise.
@@ -142,16 +144,17 @@ class Controller:
                 return record.address
             death = self.death()
             if death is not None:
-                raise self._failure(f"the controller {death} before it could listen")
+                code = ExitCode.BAD_INPUT if death.code == ExitCode.BAD_INPUT else ExitCode.FAILED
+                raise self._failure(f"the controller {death} before it could listen", code)
             waited = time.monotonic() - began
             if waited > timeout_seconds:
                 raise self._failure(f"the controller does not listen after {timeout_seconds:.0f} s")
             tick(waited)
             time.sleep(_POLL_SECONDS)
 
-    def _failure(self, message: str) -> CliError:
+    def _failure(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> CliError:
         log = self._directory / workdirs.CONTROLLER_LOG
-        return CliError(f"{message}\n{last_lines(log)}", remedy=f"read {log}", exit_code=ExitCode.FAILED)
+        return CliError(f"{message}\n{last_lines(log)}", remedy=f"read {log}", exit_code=exit_code)
 
     def wait_for_death(self, timeout_seconds: float, pressed: Callable[[], bool] = lambda: False) -> bool:
         """True when it has ended; False after the time-out, or when `pressed` says that nobody wants to wait."""

@@ -38,10 +38,10 @@ class _Stat:
     start_ticks: int
 
 
-def is_controller(pid: int) -> bool:
-    """True while `pid` is a living controller."""
+def is_controller(pid: int, workdir: Path) -> bool:
+    """True while `pid` is a living process that was told to control this work directory."""
     stat = _stat(pid)
-    return stat is not None and stat.state not in "ZX" and b"orchestrator" in _words(pid)
+    return stat is not None and stat.state not in "ZX" and _works_in(pid, workdir)
 
 
 def recorded_nodes(workdir: Path) -> tuple[NodeProcess, ...]:
@@ -63,29 +63,32 @@ def recorded_nodes(workdir: Path) -> tuple[NodeProcess, ...]:
     return tuple(found)
 
 
-def living(nodes: tuple[NodeProcess, ...]) -> dict[str, tuple[int, ...]]:
-    """Node -> pids of its session that still run: the agent, its trainers, or trainers that outlived their agent."""
+def living(workdir: Path) -> dict[str, tuple[int, ...]]:
+    """Node -> pids of its session that still run: the agent, its trainers, or trainers that outlived their agent.
+
+    An agent that was started so lately that nobody wrote it down is known by its command line.
+    """
     boot = _boot()
-    stats = [stat for stat in _all() if stat.state not in "ZX"]
-    found = {}
-    for node in nodes:
-        if node.boot != boot:
-            continue
+    workers = {stat.pid: stat for stat in _all() if stat.state not in "ZX" and _is_worker(stat.pid)}
+    sessions: dict[int, str] = {}
+    for node in recorded_nodes(workdir):
         leader = _stat(node.pid)
-        if leader is not None and leader.start_ticks != node.start_ticks:
-            continue  # the pid belongs to somebody else now
-        pids = tuple(
-            stat.pid for stat in stats if node.pid in (stat.session, stat.pid) and _is_worker(stat.pid)
-        )
+        if node.boot == boot and (leader is None or leader.start_ticks == node.start_ticks):
+            sessions[node.pid] = node.node  # else the pid belongs to somebody else now
+    for pid, stat in workers.items():
+        if stat.session not in sessions and _works_in(pid, workdir):
+            sessions[stat.session] = (_argument(pid, b"--node") or b"a node").decode(errors="replace")
+    found: dict[str, tuple[int, ...]] = {}
+    for session, name in sessions.items():
+        pids = tuple(pid for pid, stat in workers.items() if stat.session == session)
         if pids:
-            found[node.node] = pids
+            found[name] = pids
     return found
 
 
 def end_nodes(workdir: Path, *, grace_seconds: float, kill_seconds: float) -> tuple[str, ...]:
     """End what is left of a run's nodes: SIGTERM, a bounded wait, SIGKILL. Returns the nodes that had to be ended."""
-    nodes = recorded_nodes(workdir)
-    left = living(nodes)
+    left = living(workdir)
     ended = tuple(left)
     for number, wait_seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, kill_seconds)):
         if not left or (number is signal.SIGTERM and wait_seconds <= 0):
@@ -94,7 +97,7 @@ def end_nodes(workdir: Path, *, grace_seconds: float, kill_seconds: float) -> tu
             for pid in pids:
                 _signal(pid, number)
         deadline = time.monotonic() + wait_seconds
-        while (left := living(nodes)) and time.monotonic() < deadline:
+        while (left := living(workdir)) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
     return ended
 
@@ -111,6 +114,22 @@ def _signal(pid: int, number: signal.Signals) -> None:
 def _is_worker(pid: int) -> bool:
     words = _words(pid)
     return any(words[index : index + 2] == _WORKER_WORDS for index in range(len(words)))
+
+
+def _works_in(pid: int, workdir: Path) -> bool:
+    """True when its command line names this very folder."""
+    told = _argument(pid, b"--workdir")
+    if told is None:
+        return False
+    try:
+        return (_PROC / str(pid) / "cwd").readlink().joinpath(os.fsdecode(told)).samefile(workdir)
+    except OSError:
+        return False
+
+
+def _argument(pid: int, name: bytes) -> bytes | None:
+    words = _words(pid)
+    return words[words.index(name) + 1] if name in words[:-1] else None
 
 
 def _words(pid: int) -> tuple[bytes, ...]:

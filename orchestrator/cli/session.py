@@ -11,13 +11,14 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli import processes, rows
 from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.connection import Admin, Target
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
-from orchestrator.cli.launch import Controller, RestartBudget, last_lines
+from orchestrator.cli.launch import PROGRAM, Controller, RestartBudget, last_lines
 from orchestrator.cli.live import ENDED, Aside
 from orchestrator.cli.picture import Recorder
 from orchestrator.cli.screen import Screen
@@ -35,6 +36,9 @@ GRACE_SECONDS = 3.0
 """From SIGTERM to SIGKILL, when we end nodes ourselves."""
 KILL_SECONDS = 5.0
 
+TAKE_UP_SECONDS = 10.0
+"""For a controller to take up a job that had ended."""
+
 _HINT = "Ctrl-C stops at a step boundary, with a checkpoint"
 _STOPPING = (
     "stopping: a checkpoint at the next step boundary, then the end (Ctrl-C again ends everything at once)"
@@ -51,6 +55,8 @@ class Plan:
     token_file: Path | None = None
     token: str = ""
     record_svg: Path | None = None
+    program: tuple[str, ...] = PROGRAM
+    """How a controller is started."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,8 +64,10 @@ class Outcome:
     """How a session ended. `view` and `summary` are None when it was ended before there was one."""
 
     view: admin_pb2.JobView | None = None
-    summary: dict[str, object] | None = None
+    summary: dict[str, Any] | None = None
     ended_at_once: bool = False
+    checkpoints: list[rows.Row] = field(default_factory=list)
+    """As last seen, by step."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -74,7 +82,7 @@ class Session:
         self._plan = plan
         self._screen = screen
         self._interrupts = interrupts
-        self._controller = Controller(plan.workdir, plan.token_file)
+        self._controller = Controller(plan.workdir, plan.token_file, plan.program)
         self._budget = RestartBudget()
         self._recorder = Recorder(plan.record_svg) if plan.record_svg else None
         self._outcome = Outcome()
@@ -82,7 +90,7 @@ class Session:
         self._watch: Watch | None = None
         self._stop_asked_at: float | None = None
         self._stop_taken = False
-        self._serving = False
+        self._began_at = time.time()
 
     def run(self) -> Outcome:
         """Until the job has ended or was ended. Raises CliError; whatever happens, no process stays behind."""
@@ -94,14 +102,19 @@ class Session:
             orderly = True
         except EndNow:
             self._outcome.ended_at_once = True
+            self._outcome.checkpoints = self._last_checkpoints()
         finally:
             self._close(orderly)
         return self._outcome
 
+    def _last_checkpoints(self) -> list[rows.Row]:
+        view = self._watch.look().view if self._watch is not None else None
+        return sorted(map(rows.checkpoint, view.checkpoints), key=lambda each: each["step"]) if view else []
+
     # ---- begin ----
 
     def _begin(self) -> None:
-        record = self._controller.adopt() if self._plan.resume else None
+        record = self._living() if self._plan.resume else None
         if record is None:
             self._controller.start(listen="127.0.0.1:0", resume=self._plan.resume)
             address = self._controller.wait_for_address(self._starting)
@@ -110,6 +123,23 @@ class Session:
             self._note(f"the controller lives (pid {record.pid}): watching it")
         self._listen_to(address)
 
+    def _living(self) -> workdirs.ControllerRecord | None:
+        """The controller that trains in the work directory already; one that only shows an ended job is ended."""
+        record = self._controller.adopt()
+        if record is None:
+            return None
+        with Admin(self._target(record.address), self._plan.token) as admin:
+            if not all(job.state in ENDED for job in admin.jobs()):
+                return record
+            admin.shutdown(by=who(), force=True)
+        self._controller.wait_for_death(END_SECONDS, lambda: self._interrupts.count > 0)
+        self._controller.kill()
+        return None
+
+    def _target(self, address: str) -> Target:
+        origin = str(self._plan.workdir / workdirs.CONTROLLER_FILE)
+        return Target(address=address, origin=origin, workdir=self._plan.workdir)
+
     def _starting(self, waited_seconds: float) -> None:
         self._screen.progress(f"starting the controller ({self._plan.workdir / workdirs.CONTROLLER_LOG})")
         if self._interrupts.count:
@@ -117,15 +147,8 @@ class Session:
         del waited_seconds
 
     def _listen_to(self, address: str) -> None:
-        if self._watch is not None:
-            self._watch.close()
-        if self._admin is not None:
-            self._admin.close()
-        origin = str(self._plan.workdir / workdirs.CONTROLLER_FILE)
-        target = Target(address=address, origin=origin, workdir=self._plan.workdir)
-        self._admin = Admin(target, self._plan.token)
+        self._admin = Admin(self._target(address), self._plan.token)
         self._watch = Watch(self._admin)
-        self._serving = True
 
     # ---- follow ----
 
@@ -142,10 +165,15 @@ class Session:
                 self._screen.show(sighting.view, self._aside(sighting))
                 if self._recorder is not None:
                     self._record(sighting.view)
-                if sighting.away_since is None and sighting.view.job.state in ENDED:
+                if sighting.away_since is None and self._has_ended(sighting.view.job):
                     return sighting.view
             self._heed_interrupts(sighting)
             self._mind_controller()
+
+    def _has_ended(self, job: admin_pb2.Job) -> bool:
+        """A job that is resumed still shows its last end until the controller has taken it up again."""
+        old = job.ended_at < self._began_at and time.time() < self._began_at + TAKE_UP_SECONDS
+        return job.state in ENDED and not (self._plan.resume and old)
 
     def _record(self, view: admin_pb2.JobView) -> None:
         assert self._recorder is not None
@@ -228,7 +256,7 @@ class Session:
         before = self._interrupts.count
         self._controller.wait_for_death(END_SECONDS, lambda: self._interrupts.count > max(1, before))
 
-    def _keep(self, summary: dict[str, object], view: admin_pb2.JobView) -> None:
+    def _keep(self, summary: dict[str, Any], view: admin_pb2.JobView) -> None:
         """Summary and stories, for when no controller can be asked any more. A full disk is not the job's failure."""
         assert self._admin is not None
         try:
@@ -246,7 +274,7 @@ class Session:
         if self._watch is not None:
             self._watch.close()
         if self._admin is not None:
-            if not orderly:
+            if not orderly and not self._outcome.ended_at_once:
                 self._force_shutdown(self._admin)
             self._admin.close()
         if self._controller.pid is not None:

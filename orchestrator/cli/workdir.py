@@ -30,7 +30,15 @@ SUMMARY_FILE = "summary.json"
 INCIDENTS_FOLDER = "incidents"
 NODES_FOLDER = "nodes"
 
-_TRACES_OF_A_RUN = (JOB_FILE, CONTROLLER_FILE, METRICS_FILE, SUMMARY_FILE, NODES_FOLDER, "checkpoints")
+_TRACES_OF_A_RUN = (
+    JOB_FILE,
+    CONTROLLER_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    NODES_FOLDER,
+    "checkpoints",
+    "controller.db",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +61,7 @@ def read_controller(directory: Path) -> ControllerRecord | None:
 def controller_alive(directory: Path) -> bool:
     """True while the controller that wrote the record is the process with its pid."""
     record = read_controller(directory)
-    return record is not None and processes.is_controller(record.pid)
+    return record is not None and processes.is_controller(record.pid, directory)
 
 
 def newest(parent: Path) -> Path | None:

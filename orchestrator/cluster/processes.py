@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -60,7 +59,7 @@ class AgentCommand:
     """HOST:PORT that the agent connects to."""
     workdir: Path
     labels: tuple[tuple[str, str], ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
+    token_file: str = ""
     program: tuple[str, ...] = (sys.executable, "-m", AGENT_MODULE, "agent")
 
     def line(self, node: NodeId) -> list[str]:
@@ -76,6 +75,8 @@ class AgentCommand:
         ]
         for key, value in self.labels:
             words += ["--label", f"{key}={value}"]
+        if self.token_file:
+            words += ["--token-file", self.token_file]
         return words
 
 
@@ -108,6 +109,13 @@ class _Ending:
     start_again: bool = False
 
 
+class _Agent(subprocess.Popen[bytes]):
+    """The handle of a child that is meant to outlive it, where Popen would complain when it is let go."""
+
+    def __del__(self) -> None:
+        """Nothing: whoever comes next finds the process by its record."""
+
+
 class ProcessCluster:
     """Agents as local processes. All methods may be called from any thread; none waits for a process."""
 
@@ -117,7 +125,7 @@ class ProcessCluster:
         self._records = command.workdir / "nodes"
         self._logs = command.workdir / "logs"
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: dict[int, _Agent] = {}
         self._endings: dict[NodeId, _Ending] = {}
         self._settled = threading.Condition()
         self._outstanding = 0
@@ -220,13 +228,13 @@ class ProcessCluster:
     def _spawn(self, node: NodeId) -> None:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{node}.log").open("ab") as output:
-            child = subprocess.Popen(
+            child = _Agent(
                 self._command.line(node),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=_environment(self._command.environment),
+                env=_environment(),
             )
         self._children[child.pid] = child
         write_record(self._record(node), record_of(child.pid))
@@ -302,8 +310,8 @@ def _signal_group(identity: ProcessIdentity, number: signal.Signals) -> None:
         log.error("pid %d cannot be signalled: %s", identity.pid, error)
 
 
-def _environment(extra: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The agent's environment: ours, one thread per process, our source tree, and what was asked for."""
+def _environment() -> dict[str, str]:
+    """The agent's environment: ours, with one thread per process and our source tree."""
     environment = dict(os.environ)
     paths = [str(_SOURCE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
@@ -311,7 +319,6 @@ def _environment(extra: Sequence[tuple[str, str]]) -> dict[str, str]:
     # Thread pools of many trainers on few cores fight; who wants more says so in the environment.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, "1")
-    environment.update(extra)
     return environment
 
 

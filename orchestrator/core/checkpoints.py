@@ -24,6 +24,7 @@ from orchestrator.core.state import (
     ClusterState,
     Generation,
     GenerationKind,
+    JobState,
 )
 
 REQUEST_DIGITS = 4
@@ -100,6 +101,11 @@ def advance(decision: Decision) -> None:
         last = newest(decision.state)
         if last is None or last.step < decision.state.committed:
             request(decision, CheckpointPurpose.INTERVAL, "the interval has passed")
+
+
+def due(decision: Decision) -> None:
+    """The interval has passed; taken at once where that is possible, else as soon as it is."""
+    decision.state.memory.checkpoint_due = decision.job.state is not JobState.PENDING
 
 
 def wanted_by_human(decision: Decision, by: str) -> None:

@@ -10,6 +10,7 @@ event of each, so an id never repeats, although the number starts anew.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from orchestrator.core import lifecycle
 from orchestrator.core.actions import Action
@@ -48,6 +49,8 @@ class Decision:
         self.state = state
         self.policy = policy
         self.at = at
+        self.stirred = True
+        """False when nothing happened that the level-triggered parts (`upkeep.py`) would have to look at."""
         self._changes: dict[tuple[str, str], Entity] = {}
         self._actions: list[Action] = []
         self._reasons: list[Reason] = []
@@ -79,22 +82,27 @@ class Decision:
 
     def put(self, entity: Entity) -> None:
         """Store an entity in the state and list it as changed."""
+        self._changes[self._remember(entity)] = entity
+
+    def _remember(self, entity: Entity) -> tuple[str, str]:
+        """Put an entity where the state keeps it; returns its kind and key."""
         match entity:
             case Job():
                 self.state.job = entity
-                key = ("job", entity.id)
+                return "job", entity.id
             case Node():
                 self.state.nodes[entity.id] = entity
-                key = ("node", entity.id)
+                return "node", entity.id
             case Generation():
-                key = ("generation", str(entity.number))
+                return "generation", str(entity.number)
             case Incident():
                 self.state.incidents[entity.id] = entity
-                key = ("incident", entity.id)
+                return "incident", entity.id
             case Checkpoint():
                 self.state.checkpoints[entity.request] = entity
-                key = ("checkpoint", entity.request)
-        self._changes[key] = entity
+                return "checkpoint", entity.request
+            case _:
+                assert_never(entity)
 
     def move_job(self, trigger: JobTrigger, reason: str) -> None:
         """Take the job through its table."""

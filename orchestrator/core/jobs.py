@@ -56,7 +56,9 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
 
 def start_node(decision: Decision, node: NodeId, reason: str) -> None:
     """Have the cluster bring a node up; it counts once its agent has registered."""
-    if node in decision.state.nodes:
+    known = decision.state.nodes.get(node)
+    if known is not None:
+        decision.put(replace(known, incarnation=""))
         decision.move_node(node, NodeTrigger.REQUEST, reason)
     else:
         decision.put(

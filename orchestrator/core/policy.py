@@ -60,10 +60,11 @@ class Policy:
     @classmethod
     def of(cls, spec: JobSpec) -> Policy:
         """The policy of a job."""
-        return cls._from_timeouts(spec.timeouts)
+        return cls.from_timeouts(spec.timeouts)
 
     @classmethod
-    def _from_timeouts(cls, timeouts: TimeoutSpec) -> Policy:
+    def from_timeouts(cls, timeouts: TimeoutSpec) -> Policy:
+        """Given times, and the limits that no job sets."""
         return cls(
             heartbeat_seconds=timeouts.heartbeat_seconds,
             blame_seconds=timeouts.blame_seconds,

@@ -179,7 +179,8 @@ def fail_over(situation: Situation) -> Answer | None:
         reason=f"every expert has a living replica ({len(held)} had one on {trainers(situation.lost)}, "
         f"{len(thin)} have one left): {count(len(situation.survivors), 'survivor')} go on with "
         f"{count(situation.microbatches, 'microbatch')}, no step is rolled back; {spare}",
-        alternative=f"a restore from {situation.restore_text} would lose {count(situation.steps_lost, 'committed step')}",
+        alternative=f"a restore from {situation.restore_text} would lose "
+        f"{count(situation.steps_lost, 'committed step')}",
     )
 
 
@@ -198,7 +199,7 @@ def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = ""
         for loss in losses
     ]
     gone = {trainer for loss in losses for trainer in loss.trainers}
-    situation = assess(decision, generation, gone, must_restore)
+    situation = assess(decision, generation, gone, must_restore or _half_restored(decision, generation))
     chosen = next(found for rule in LADDER if (found := rule(situation)) is not None)
     for incident in opened:
         incidents.explain(decision, incident, f"{chosen.action}: {chosen.reason}")
@@ -210,6 +211,14 @@ def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = ""
         incidents.decided(decision, incident, action=chosen.action, number=decision.next_number())
     cause = "; ".join(loss.cause for loss in losses)
     _carry_out(decision, chosen, cause)
+
+
+def _half_restored(decision: Decision, generation: Generation) -> str:
+    """A restore that not all members are known to have finished: some hold the old state, some the restored one."""
+    from_storage = generation.kind in (GenerationKind.INITIAL, GenerationKind.RESTORE)
+    if not from_storage or roster.all_joined(decision.state):
+        return ""
+    return f"generation {generation.number} had not been entered by all, so its members may hold different states"
 
 
 def overtake_planned(decision: Decision, why: str) -> None:

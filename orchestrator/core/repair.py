@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from orchestrator.core import checkpoints, generations, incidents, placement, roster
 from orchestrator.core.actions import Acquire, Donor
 from orchestrator.core.decision import Decision
+from orchestrator.core.events import AcquisitionFailed, PartsAcquired
 from orchestrator.core.generations import Plan
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.placement import Placement
@@ -81,6 +82,42 @@ def drop(decision: Decision, why: str) -> None:
         decision.say(f"{why}: the copies under way are dropped", first.id if first else None)
     decision.state.memory.repair = None
     decision.state.acquisitions.clear()
+
+
+def parts_acquired(decision: Decision, event: PartsAcquired) -> None:
+    """A copy has caught up and follows the commits of its donors."""
+    acquisition = decision.state.acquisitions.get(event.acquisition)
+    if acquisition is None or (acquisition.trainer, acquisition.start) != (event.trainer, event.start):
+        return
+    if not acquisition.caught_up:
+        acquisition.caught_up = True
+        text = f"{event.trainer} holds {count(len(acquisition.parts), 'part')} as of step {event.version}"
+        first = incidents.first_open(decision.state)
+        decision.say(text, first.id if first else None)
+
+
+def acquisition_failed(decision: Decision, event: AcquisitionFailed) -> None:
+    """A copy has ended early. Planned again, unless this trainer has failed too often."""
+    acquisition = decision.state.acquisitions.get(event.acquisition)
+    if acquisition is None or (acquisition.trainer, acquisition.start) != (event.trainer, event.start):
+        return
+    count_failure(decision, event.trainer)
+    drop(decision, f"{event.trainer} could not copy: {event.reason}")
+
+
+def count_failure(decision: Decision, trainer: TrainerId) -> None:
+    """Count a failed copy; a trainer with too many is left alone until the next generation."""
+    failures = decision.state.memory.acquire_failures
+    failures[trainer] = failures.get(trainer, 0) + 1
+    if failures[trainer] >= decision.policy.acquire_attempts:
+        decision.say(f"{trainer} has failed to copy {failures[trainer]} times and is left alone for now")
+
+
+def repeat_orders(decision: Decision, node: NodeId) -> None:
+    """A node that was copying has come back: its order may be lost, so the copies are planned again."""
+    copying = [each for each in decision.state.acquisitions.values() if node_of(each.trainer) == node]
+    if any(not each.caught_up for each in copying):
+        drop(decision, f"{node} registered again while it was copying")
 
 
 def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Waiting | None:

@@ -38,7 +38,7 @@ from protos import admin_pb2 as pb
 from protos import admin_pb2_grpc
 
 T = TypeVar("T")
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 NodeEvent: TypeAlias = events.DrainRequested | events.CordonRequested | events.UncordonRequested
 
 EVENT_KINDS = tuple(sorted(kind.__name__ for kind in get_args(Event)))

@@ -10,7 +10,7 @@ import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -24,9 +24,9 @@ COMMANDS = frozenset(
 )
 """What changes something: these leave a line in the access log (and, as events, in the audit log)."""
 
-Handler = grpc.RpcMethodHandler[Any, Any] | None
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 """None stands for a method that nobody serves."""
-Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
 
 
 class TokenCheck(grpc.aio.ServerInterceptor):

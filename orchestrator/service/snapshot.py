@@ -34,6 +34,7 @@ class Snapshot:
     incidents: dict[IncidentId, Incident]
     checkpoints: dict[str, Checkpoint]
     committed: Step
+    """As far as anybody knows: told by members, or read in the ledger after a restart."""
 
     def seen_of(self, node: NodeId) -> NodeSeen:
         """How a node was last seen; never, when no agent has spoken yet."""
@@ -59,5 +60,5 @@ def take(state: ClusterState) -> Snapshot:
         joined=frozenset(state.joined),
         incidents=dict(state.incidents),
         checkpoints=dict(state.checkpoints),
-        committed=state.committed,
+        committed=max(state.committed, state.reported_through),
     )

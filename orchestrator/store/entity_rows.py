@@ -57,5 +57,7 @@ def clean(text: str) -> str:
 
 
 def _column(value: object) -> Any:
+    if isinstance(value, float):
+        return value
     plain = encode(value)
     return clean(plain) if isinstance(plain, str) else plain

@@ -58,7 +58,7 @@ async def serving(
     *, limits: StreamLimits | None = None, inbox: Inbox | None = None, token: str = ""
 ) -> AsyncIterator[Service]:
     """Serve until the block ends."""
-    inbox, clock = inbox or Inbox(), SteadyClock()
+    inbox, clock = Inbox() if inbox is None else inbox, SteadyClock()
     api = WorkerApi(inbox=inbox, clock=clock, causes=Causes(), limits=limits)
     server = Server(token=token)
     address = server.bind("127.0.0.1", 0)

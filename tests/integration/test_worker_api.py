@@ -68,13 +68,13 @@ def test_a_registration_becomes_an_event_and_orders_reach_the_agent() -> None:
                 assert beat.cause_id != registered.cause_id
                 assert service.api.send(_fence("too old"))
                 assert (await agent.hear()).fence.reason == "too old"
-                assert service.api.connected == (NODE,)
+                assert list(service.api.connected) == [NODE]
                 await agent.call.done_writing()
                 gone = await service.next_event()
                 assert isinstance(gone, NodeDisconnected)
                 assert gone.reason == "the agent closed its stream"
                 assert (await agent.ending())[0] is grpc.StatusCode.OK
-            assert service.api.connected == ()
+            assert not service.api.connected
             assert not service.api.send(_fence())
 
     asyncio.run(story())
@@ -265,14 +265,17 @@ def test_a_controller_that_stays_too_busy_closes_the_stream() -> None:
     async def story() -> None:
         inbox = Inbox(capacity=1)
         limits = StreamLimits(busy_seconds=0.05)
-        async with serving(inbox=inbox, limits=limits) as service:
-            async with PlayedAgent(service.address) as first, PlayedAgent(service.address) as second:
-                await first.register("node-1")
-                await _until(lambda: len(inbox) == 1, "a full inbox")
-                await second.register("node-2")
-                code, said = await second.ending()
-                assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-                assert "register again" in said
+        async with (
+            serving(inbox=inbox, limits=limits) as service,
+            PlayedAgent(service.address) as first,
+            PlayedAgent(service.address) as second,
+        ):
+            await first.register("node-1")
+            await _until(lambda: len(inbox) == 1, "a full inbox")
+            await second.register("node-2")
+            code, said = await second.ending()
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "register again" in said
 
     asyncio.run(story())
 

@@ -8,7 +8,6 @@ that the other process is gone; neither end reconnects. No torch. Next: `codec.p
 from __future__ import annotations
 
 import asyncio
-import queue
 import socket
 import struct
 import threading
@@ -25,12 +24,14 @@ SOCKET_BUFFER_BYTES = 1024 * 1024
 """What a trainer can say while its agent is busy, before it has to wait."""
 SEND_SECONDS = 60.0
 """How long a trainer waits for an agent that does not read, before it takes it for gone."""
+CLOSE_SECONDS = 5.0
+"""For the reading thread to come out of its callback."""
 _READ_BYTES = 256 * 1024
 _LENGTH = struct.Struct(">I")
 
 
 class ChannelClosed(Exception):
-    """The other end is gone, or has not read for too long: nothing can be said or heard any more."""
+    """The agent is gone, or has not read for too long: nothing can be said any more."""
 
 
 class FrameError(Exception):
@@ -171,102 +172,68 @@ class AgentSide:
 
 
 class TrainerChannel:
-    """The trainer's end. `send` is for any thread; orders wait in a queue and wake a callback.
-
-    Orders are read from the moment the channel is made. Use either `listen`, which hands each order to a callback on
-    the reading thread as it comes (and those that came before), or `take`, which waits for the next one.
-    """
+    """The trainer's end: any thread sends, one thread reads and calls back."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(True)
-        seconds = int(SEND_SECONDS)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
+        limit = struct.pack("ll", int(SEND_SECONDS), 0)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._end = end
         self._sending = threading.Lock()
-        self._delivering = threading.RLock()
-        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-        self._on_order: Callable[[Order], None] | None = None
-        self._on_end: Callable[[], None] | None = None
-        self.ended = threading.Event()
-        """Set when the agent is gone (or the channel was closed here)."""
+        self._reader: threading.Thread | None = None
+        self._closed = False
         self.end_reason = ""
-        threading.Thread(target=self._read, name="channel-reader", daemon=True).start()
+        """Why the conversation is over; empty while it is not."""
+
+    def listen(self, on_order: Callable[[Order], None], on_end: Callable[[], None]) -> None:
+        """Read from now on (orders that came before wait in the socket): each order goes to `on_order` at once, and
+        the end of the stream, once, to `on_end`. Both run on the reading thread and must not block it."""
+        assert self._reader is None, "somebody listens already"
+        self._reader = threading.Thread(
+            target=self._read, args=(on_order, on_end), name="channel-reader", daemon=True
+        )
+        self._reader.start()
 
     def send(self, report: Report) -> None:
-        """Say something; returns when it is in the socket. Raises ChannelClosed when the agent is gone."""
+        """Say something; returns when it is in the socket. Raises ChannelClosed, from then on always."""
         data = frame(report)
         with self._sending:
-            if self.ended.is_set():
+            if self._closed:
                 raise ChannelClosed(self.end_reason)
             try:
                 self._end.sendall(data)
             except OSError as error:
-                # A frame may have gone out in part: the stream is of no use any more.
-                self._finish(f"the agent does not read: {error}")
+                # A frame may have gone out in part, so the stream is of no use any more, to the reader neither.
+                self._close(f"the agent does not listen: {error}")
                 raise ChannelClosed(self.end_reason) from error
 
-    def listen(self, on_order: Callable[[Order], None], on_end: Callable[[], None]) -> None:
-        """From now on each order goes to `on_order` and the end of the stream to `on_end`, on the reading thread.
-
-        What came before is delivered now, on this thread. The callbacks must not block: they hold up later orders.
-        """
-        with self._delivering:
-            assert self._on_order is None, "somebody listens already"
-            self._on_order, self._on_end = on_order, on_end
-            while True:
-                try:
-                    self._deliver(self._orders.get_nowait())
-                except queue.Empty:
-                    return
-
-    def take(self, timeout_seconds: float) -> Order:
-        """The next order. Raises TimeoutError, or ChannelClosed when the stream has ended."""
-        assert self._on_order is None, "orders go to the one who listens"
-        try:
-            order = self._orders.get(timeout=timeout_seconds)
-        except queue.Empty:
-            raise TimeoutError(f"no order within {timeout_seconds:g} s") from None
-        if order is None:
-            self._orders.put(None)
-            raise ChannelClosed(self.end_reason)
-        return order
-
     def close(self) -> None:
-        """End the conversation; the agent sees the end of the stream."""
-        self._finish("closed")
+        """End the conversation; the agent sees the end of the stream. Not from `on_order` or `on_end`."""
+        self._close("closed by the trainer")
+        if self._reader is not None:
+            self._reader.join(CLOSE_SECONDS)
+        with self._sending:
+            self._end.close()
 
-    def _read(self) -> None:
+    def _read(self, on_order: Callable[[Order], None], on_end: Callable[[], None]) -> None:
         reader = FrameReader()
-        reason = "the agent is gone"
+        reason = "reading orders failed"
         try:
             while data := self._end.recv(_READ_BYTES):
                 for payload in reader.feed(data):
-                    self._put(decode_order(payload))
+                    on_order(decode_order(payload))
+            reason = "the agent is gone"
         except (FrameError, CodecError) as error:
             reason = f"the agent sent what is no message: {error}"
         except OSError as error:
             reason = f"the agent is gone: {error}"
-        self._finish(reason)
-        self._put(None)
+        finally:
+            self._close(reason)  # without the lock: a sender that waits for an agent that is gone must be woken
+            on_end()
 
-    def _put(self, order: Order | None) -> None:
-        with self._delivering:
-            if self._on_order is None:
-                self._orders.put(order)
-            else:
-                self._deliver(order)
-
-    def _deliver(self, order: Order | None) -> None:
-        assert self._on_order is not None and self._on_end is not None
-        if order is None:
-            self._on_end()
-        else:
-            self._on_order(order)
-
-    def _finish(self, reason: str) -> None:
-        if not self.ended.is_set():
-            self.end_reason = reason
-            self.ended.set()
+    def _close(self, reason: str) -> None:
+        self.end_reason = self.end_reason or reason
+        self._closed = True
         try:
             self._end.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 from worker.agent.client import ControllerClient
 from worker.agent.controller_messages import ControllerMessage
@@ -58,6 +58,8 @@ class Place:
 
     controller: str
     token: str
+    host: str
+    """This node's address for the trainers of other nodes."""
     workdir: Path
     trainer_command: Sequence[str] = TRAINER_COMMAND
 
@@ -68,7 +70,9 @@ class Driver:
     def __init__(self, machine: Machine, place: Place) -> None:
         self._machine = machine
         self._loop = asyncio.get_running_loop()
-        self._supervisor = Supervisor(listener=self, workdir=place.workdir, command=place.trainer_command)
+        self._supervisor = Supervisor(
+            listener=self, workdir=place.workdir, host=place.host, command=place.trainer_command
+        )
         self._client = ControllerClient(
             address=place.controller, node=machine.node, token=place.token, listener=self
         )
@@ -83,16 +87,16 @@ class Driver:
         streaming = asyncio.create_task(self._client.run())
         ticking = asyncio.create_task(self._tick())
         try:
-            tasks: list[asyncio.Future[object]] = [streaming, ticking]
-            await asyncio.wait([*tasks, self._end], return_when=asyncio.FIRST_COMPLETED)
-            if not self._end.done():
-                _raise_fault(tasks)
+            forever: list[asyncio.Future[Any]] = [streaming, ticking, self._end]
+            await asyncio.wait(forever, return_when=asyncio.FIRST_COMPLETED)
+            for task in (streaming, ticking):
+                if task.done():
+                    task.result()  # never returns by itself: this raises
             end = self._end.result()
             log.info("ending: %s", end.reason)
-            await self._supervisor.end_all(END_GRACE_SECONDS)
             return end.exit_code
         finally:
-            self._supervisor.kill_all()
+            await self._supervisor.end_all(END_GRACE_SECONDS)
             for task in (ticking, streaming):
                 task.cancel()
             await asyncio.gather(ticking, streaming, return_exceptions=True)
@@ -148,6 +152,11 @@ class Driver:
             while self._events:
                 for instruction in self._machine.handle(self._events.popleft()):
                     self._carry_out(instruction)
+        except BaseException as error:
+            # A fault of the program in a callback: the loop would log it and go on with a machine in doubt.
+            if not self._end.done():
+                self._end.set_exception(error)
+            raise
         finally:
             self._handling = False
 
@@ -182,11 +191,3 @@ class Driver:
             return
         log.info("%s start %d has pid %d: %s", trainer, start, pid, instruction.reason)
         self._feed(TrainerStarted(at=self._now(), trainer=trainer, start=start, pid=pid))
-
-
-def _raise_fault(tasks: Sequence[asyncio.Future[object]]) -> None:
-    """A task that should never end has ended: a fault of the program, to be seen."""
-    for task in tasks:
-        if task.done():
-            task.result()
-    raise AssertionError("a task of the agent ended without a reason")

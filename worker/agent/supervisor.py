@@ -70,11 +70,13 @@ class Supervisor:
         *,
         listener: Listener,
         workdir: Path,
+        host: str,
         command: Sequence[str] = TRAINER_COMMAND,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._listener = listener
         self._workdir = workdir
+        self._host = host
         self._command = tuple(command)
         self._environment = dict(os.environ if environment is None else environment)
         self._loop = asyncio.get_running_loop()
@@ -108,6 +110,7 @@ class Supervisor:
             "--start": start,
             "--device": device,
             "--workdir": self._workdir,
+            "--bind-host": self._host,
             "--parent": os.getpid(),
         }
         return [str(word) for item in given.items() for word in item]
@@ -122,8 +125,8 @@ class Supervisor:
             self._listener.on_report(trainer, start, report)
 
         def deaf(reason: str) -> None:
-            self._listener.on_note(f"{trainer} start {start} (pid {process.pid}): {reason}")
-            self._loop.call_later(DEAF_SECONDS, self.kill, trainer, start)
+            # As a rule it is about to exit, and its exit says more; one that goes on without a channel must not.
+            self._loop.call_later(DEAF_SECONDS, self._end_deaf, trainer, start, reason)
 
         running = _Running(
             start=start,
@@ -134,6 +137,12 @@ class Supervisor:
         )
         self._running[trainer] = running
         self._loop.add_reader(running.pidfd, self._exited, trainer, running)
+
+    def _end_deaf(self, trainer: str, start: int, reason: str) -> None:
+        running = self._running.get(trainer)
+        if running is not None and running.start == start:
+            self._listener.on_note(f"{trainer} start {start} is killed: {reason}")
+            self.kill(trainer, start)
 
     def _exited(self, trainer: str, running: _Running) -> None:
         """The process is a zombie: hear its last words, end what it may have started, and reap it."""
@@ -160,11 +169,6 @@ class Supervisor:
         if running is not None and running.start == start:
             _signal_group(running, signal.SIGKILL)
 
-    def kill_all(self) -> None:
-        """End all at once, without waiting: for an agent that itself is about to be gone."""
-        for running in self._running.values():
-            _signal_group(running, signal.SIGKILL)
-
     async def end_all(self, grace_seconds: float) -> None:
         """Ask all to end, kill those that have not after `grace_seconds`, and see them gone."""
         for running in self._running.values():
@@ -172,7 +176,8 @@ class Supervisor:
             _signal_group(running, signal.SIGCONT)  # a stopped one cannot die of SIGTERM
         if await self._gone(grace_seconds):
             return
-        self.kill_all()
+        for running in self._running.values():
+            _signal_group(running, signal.SIGKILL)
         if not await self._gone(REAP_SECONDS):
             left = ", ".join(str(running.process.pid) for running in self._running.values())
             self._listener.on_note(f"processes that SIGKILL did not end within {REAP_SECONDS:g} s: {left}")

@@ -53,6 +53,7 @@ def seal(storage: Storage, manifest: Manifest) -> Sealed:
             # Another process may have sealed it under our hands; the same content is as good as ours.
             if _sealed_before(storage, manifest):
                 storage.remove(f"{checkpoint.folder}/{unfinished}")
+                storage.sync_folder("")
                 return Sealed.BEFORE
             storage.remove(f"{checkpoint.partial}/{unfinished}")
             raise
@@ -62,6 +63,7 @@ def seal(storage: Storage, manifest: Manifest) -> Sealed:
 
 def _seal(storage: Storage, manifest: Manifest, text: str, unfinished: str) -> Sealed:
     if _sealed_before(storage, manifest):
+        storage.sync_folder("")  # whoever renamed it may have died before this
         return Sealed.BEFORE
     _check_files(storage, manifest)
     _store_manifest(storage, manifest.checkpoint.partial, text, unfinished)
@@ -95,9 +97,8 @@ def _check_files(storage: Storage, manifest: Manifest) -> None:
             )
     expected = {shard.file for shard in manifest.shards} | {MANIFEST_FILE}
     for name in storage.list_folder(folder):
-        if name not in expected and not name.startswith(
-            temporary(MANIFEST_FILE)
-        ):  # what a writer that died, or a rank that is not in the plan, has left
+        if name not in expected and not name.startswith(temporary(MANIFEST_FILE)):
+            # What a writer that died, or a rank that is not in the plan, has left.
             storage.remove(f"{folder}/{name}")
 
 

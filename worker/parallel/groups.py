@@ -94,14 +94,16 @@ class Group:
 
     def all_reduce(self, tensor: Tensor, *, after_start: Callable[[], None] | None = None) -> None:
         """Sum in place over all members; the same bits on every rank. `after_start` runs before the wait."""
-        options = distributed_c10d.AllreduceOptions()
-        options.reduceOp = dist.ReduceOp.SUM
+        options = distributed_c10d.AllreduceOptions()  # sums, unless told otherwise
         self._run("all_reduce", lambda: self._backend.allreduce([tensor], options), after_start)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """One tensor of equal shape from each rank, in rank order."""
         outputs = [torch.empty_like(tensor) for _ in range(self.world)]
-        self._run("all_gather", lambda: self._backend.allgather([outputs], [tensor], distributed_c10d.AllgatherOptions()))
+        self._run(
+            "all_gather",
+            lambda: self._backend.allgather([outputs], [tensor], distributed_c10d.AllgatherOptions()),
+        )
         return outputs
 
     def all_to_all(
@@ -139,7 +141,9 @@ class Group:
         _abandoned.keep(self._backend, self._cuda)
         self._backend = None
 
-    def _run(self, name: str, start: Callable[[], Any], after_start: Callable[[], None] | None = None) -> None:
+    def _run(
+        self, name: str, start: Callable[[], Any], after_start: Callable[[], None] | None = None
+    ) -> None:
         if self.on_operation is not None:
             self.on_operation(name)
         self._watch.check(self.generation)
@@ -155,7 +159,9 @@ class Group:
             else:
                 self._wait_on_host(name, work)
         except RuntimeError as error:
-            raise CommunicationError(f"{name} in generation {self.generation}: {_first_line(error)}") from error
+            raise CommunicationError(
+                f"{name} in generation {self.generation}: {_first_line(error)}"
+            ) from error
         finally:
             pulse.waiting = False
 
@@ -221,7 +227,7 @@ def build_group(
     def connect() -> None:
         try:
             result.append(_connect(seat, device, regroup_seconds, collective_seconds))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the waiter raises it
             failure.append(error)
         finally:
             done.set()
@@ -252,10 +258,11 @@ def _connect(seat: Seat, device: torch.device, regroup_seconds: float, collectiv
     prefixed.set_timeout(patience)
     if device.type == "cuda":
         return _connect_nccl(prefixed, seat, device, collective_seconds)
-    options = dist.ProcessGroupGloo._Options()
+    gloo: Any = dist.ProcessGroupGloo  # its options have no public name
+    options = gloo._Options()
     options._timeout = timedelta(seconds=collective_seconds)
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=seat.bind_host, lazy_init=False)]
-    return dist.ProcessGroupGloo(prefixed, seat.rank, seat.world, options)
+    options._devices = [gloo.create_device(hostname=seat.bind_host, lazy_init=False)]
+    return gloo(prefixed, seat.rank, seat.world, options)
 
 
 def _connect_nccl(store: dist.Store, seat: Seat, device: torch.device, collective_seconds: float) -> Any:

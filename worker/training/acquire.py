@@ -50,7 +50,9 @@ class Acquisitions:
 
     def begin(self, order: AcquireParts) -> None:
         """Start copying (reader thread); progress is reported."""
-        threading.Thread(target=self._copy, args=(order,), name=f"acquire-{order.acquisition}", daemon=True).start()
+        threading.Thread(
+            target=self._copy, args=(order,), name=f"acquire-{order.acquisition}", daemon=True
+        ).start()
 
     def _copy(self, order: AcquireParts) -> None:
         shares = [
@@ -118,9 +120,7 @@ class Acquisitions:
 
     def staged(self, version: int) -> dict[int, PartTensors]:
         """The staged parts that stand at exactly `version`."""
-        return {
-            part: self._staging[part_name(part)] for part, at in self.versions().items() if at == version
-        }
+        return {part: self._staging[part_name(part)] for part, at in self.versions().items() if at == version}
 
     def clear(self) -> None:
         """Give up what is being copied and forget what was staged."""

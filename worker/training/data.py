@@ -91,7 +91,7 @@ class Text:
         for name, size in zip(self.names, self.sizes, strict=True):
             digest.update(f"{len(name)}:{name}:{size};".encode(errors="surrogateescape"))
         for start in range(0, len(self.content), HASH_BLOCK_BYTES):
-            digest.update(memoryview(self.content[start : start + HASH_BLOCK_BYTES]))
+            digest.update(self.content[start : start + HASH_BLOCK_BYTES].tobytes())
         return digest.hexdigest()
 
 

@@ -76,18 +76,14 @@ class Loop:
         while (assignment := self._orders.wait_for_seat(seen, idle)) is not None:
             seen, idle = assignment.number, None
             try:
-                session, entry = self._enter(assignment)
+                session = self._enter(assignment)
                 finished = self._train(session, assignment)
-                self._report(
-                    TrainingEnded(generation=seen, step=session.state.version, finished=finished)
-                )
+                self._report(TrainingEnded(generation=seen, step=session.state.version, finished=finished))
                 idle = self._idle_work(assignment)
             except GenerationEnded:
                 continue
             except CommunicationError as error:
-                self._report(
-                    CommunicationFailed(generation=seen, step=self._pulse.step, detail=str(error))
-                )
+                self._report(CommunicationFailed(generation=seen, step=self._pulse.step, detail=str(error)))
             except (PartLost, NotFinite) as error:
                 self._report(StateRefused(generation=seen, step=self._pulse.step, reason=str(error)))
             except (CheckpointDamaged, CheckpointMismatch) as error:
@@ -96,7 +92,7 @@ class Loop:
                 self._pulse.phase = "ready" if idle is None else "finished"
                 self._seating.leave()
 
-    def _enter(self, assignment: Assignment) -> tuple[Session, Entry]:
+    def _enter(self, assignment: Assignment) -> Session:
         self._pulse.generation = assignment.number
         self._pulse.enter("regroup")
         session, entry = self._seating.enter(assignment)
@@ -110,7 +106,7 @@ class Loop:
                 copied_parts=entry.copied_parts,
             )
         )
-        return session, entry
+        return session
 
     def _train(self, session: Session, assignment: Assignment) -> bool:
         """Steps until the job is done (True) or stopped (False)."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from worker.agent.messages import (
@@ -103,9 +103,7 @@ class Saves:
             case ShardSaved():
                 text = json.dumps(shard_to_mapping(outcome.shard))
                 saved = outcome.request
-                self._report(
-                    self._written(request, saved.checkpoint, saved.rank, text, outcome.shard.bytes)
-                )
+                self._report(self._written(request, saved.checkpoint, saved.rank, text, outcome.shard.bytes))
             case ShardFailed():
                 self._report(CheckpointFailed(request=request, reason=str(outcome.error)))
 
@@ -127,7 +125,9 @@ class Saves:
             self._chores.put_nowait(order)
         except queue.Full:
             if isinstance(order, SealCheckpoint):
-                self._report(CheckpointFailed(request=order.request, reason="too many checkpoint chores wait"))
+                self._report(
+                    CheckpointFailed(request=order.request, reason="too many checkpoint chores wait")
+                )
 
     def _do_chores(self) -> None:
         while True:
@@ -152,7 +152,7 @@ class Saves:
             job=identity.job,
             step=checkpoint.step,
             generation=checkpoint.generation,
-            created=datetime.now(UTC).isoformat(),
+            created=time.time(),
             config=identity.config,
             data_fingerprint=identity.data_fingerprint,
             layout=identity.layout,

@@ -24,6 +24,7 @@ from worker.training.optimizer import AdamW, clip_coefficient
 from worker.training.state import TrainingState
 from worker.training.tally import Pending, Tally, TallyLayout, Vote
 
+
 class NotFinite(Exception):
     """Loss or gradients of some member are NaN or infinite: the step is not committed."""
 
@@ -113,7 +114,7 @@ def compute(session: Session, step: int) -> Sums:
         sums.expert_load += out.count_LE.sum(0)
         sums.samples.extend(sample - first for sample in ids)
         pulse.enter("backward")
-        out.objective.backward()  # type: ignore[no-untyped-call]
+        out.objective.backward()
     group.on_operation = None
     return sums
 
@@ -138,7 +139,9 @@ def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -
     tally = session.layout.read(result)
     if tally.not_finite:
         state.ready = -1
-        raise NotFinite(f"loss or gradients of step {step} are not finite (loss {tally.loss}, norm {tally.norm})")
+        raise NotFinite(
+            f"loss or gradients of step {step} are not finite (loss {tally.loss}, norm {tally.norm})"
+        )
     state.tally_step, state.tally = step, result
     return tally
 

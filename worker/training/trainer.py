@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from worker.agent.channel import TrainerChannel
+from worker.agent.channel import ChannelClosed, TrainerChannel
 from worker.agent.messages import Assignment, Beat, Configure, Ready, TrainerRefused
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.peer import PeerServer, ServerLimits
@@ -45,6 +45,8 @@ from worker.training.warm import warm_up
 _BEAT_SECONDS = 0.1
 _CATCH_UP_SECONDS = 10.0
 """How long a seating waits for background copies to follow the last commits before whole parts are copied."""
+_NEVER = 1 << 62
+"""A generation that will not come."""
 CONFIGURE_SECONDS = 60.0
 """An agent sends the job at once; without it for this long the trainer ends."""
 
@@ -67,9 +69,7 @@ class JobView:
         model = ModelConfig.from_mapping(config["model"], config["precision"])
         optimizer = OptimizerConfig.from_mapping(config["optimizer"])
         batch = BatchConfig.from_mapping(config["batch"])
-        shape = StepShape(
-            batch=batch, sequence_length=model.sequence_length, clip_norm=optimizer.clip_norm
-        )
+        shape = StepShape(batch=batch, sequence_length=model.sequence_length, clip_norm=optimizer.clip_norm)
         return cls(
             config=config,
             model=model,
@@ -79,6 +79,18 @@ class JobView:
             shape=shape,
             layout=TallyLayout(experts=model.experts, samples=batch.samples_per_step),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The process around a trainer: its agent, its threads' shared values, its place."""
+
+    channel: TrainerChannel
+    watch: Watch
+    pulse: Pulse
+    trainer: str
+    bind_host: str
+    workdir: Path
 
 
 def run(channel: TrainerChannel, *, trainer: str, bind_host: str, workdir: Path) -> int:
@@ -93,28 +105,44 @@ def run(channel: TrainerChannel, *, trainer: str, bind_host: str, workdir: Path)
         delete=lambda order: late["saves"].enqueue(order),
     )
     orders = Orders(watch, handlers)
-    channel.start(orders.receive, orders.close)
+
+    def end() -> None:
+        orders.close()
+        watch.end_below(_NEVER)
+
+    channel.listen(orders.receive, end)
     try:
         order = configured.get(timeout=CONFIGURE_SECONDS)
     except queue.Empty:
         return 1
     _start_beating(channel, pulse)
     try:
-        body = Body(channel, order, watch, pulse, trainer=trainer, bind_host=bind_host, workdir=workdir)
+        frame = Frame(
+            channel=channel, watch=watch, pulse=pulse, trainer=trainer, bind_host=bind_host, workdir=workdir
+        )
+        return _live(frame, order, orders, late)
+    except ChannelClosed:
+        return 0
+
+
+def _live(frame: Frame, order: Configure, orders: Orders, late: dict[str, Any]) -> int:
+    """From the job's config to the end."""
+    try:
+        body = Body(frame, order)
     except (FieldError, DataError, OSError) as error:
-        channel.send(TrainerRefused(reason=str(error)))
-        orders.wait_for_seat(1 << 62)
+        frame.channel.send(TrainerRefused(reason=str(error)))
+        orders.wait_for_seat(_NEVER)
         return 2
     late["acquisitions"], late["saves"] = body.acquisitions, body.saves
     body.warm_up()
-    pulse.phase = "ready"
-    channel.send(body.ready())
+    frame.pulse.phase = "ready"
+    frame.channel.send(body.ready())
     Loop(
         orders=orders,
         seating=body,
         saves=body.saves,
-        pulse=pulse,
-        report=channel.send,
+        pulse=frame.pulse,
+        report=frame.channel.send,
         steps=body.job.steps,
     ).run()
     return 0
@@ -122,15 +150,18 @@ def run(channel: TrainerChannel, *, trainer: str, bind_host: str, workdir: Path)
 
 def _start_beating(channel: TrainerChannel, pulse: Pulse) -> None:
     def beat() -> None:
-        while channel.send(
-            Beat(
+        while True:
+            sign = Beat(
                 generation=pulse.generation,
                 step=pulse.step,
                 phase=pulse.phase,
                 operation=pulse.operation,
                 waiting=pulse.waiting,
             )
-        ):
+            try:
+                channel.send(sign)
+            except ChannelClosed:
+                return
             time.sleep(_BEAT_SECONDS)
 
     threading.Thread(target=beat, name="beat", daemon=True).start()
@@ -139,20 +170,11 @@ def _start_beating(channel: TrainerChannel, pulse: Pulse) -> None:
 class Body:
     """All that a trainer is made of; implements `loop.Seating`."""
 
-    def __init__(
-        self,
-        channel: TrainerChannel,
-        order: Configure,
-        watch: Watch,
-        pulse: Pulse,
-        *,
-        trainer: str,
-        bind_host: str,
-        workdir: Path,
-    ) -> None:
+    def __init__(self, frame: Frame, order: Configure) -> None:
         self.job = JobView.of(json.loads(order.config))
+        channel, trainer, bind_host = frame.channel, frame.trainer, frame.bind_host
+        self._channel, self._watch, self._pulse = channel, frame.watch, frame.pulse
         self._device = _device(trainer)
-        self._channel, self._watch, self._pulse = channel, watch, pulse
         self._bind_host = bind_host
         config = self.job.config
         path = str(config["data"]["path"])
@@ -193,11 +215,11 @@ class Body:
             layout=self._state.layout_id,
             precision=str(self._state.dense_P.dtype).removeprefix("torch."),
         )
-        self.saves = Saves(workdir / "checkpoints", identity, self._state, channel.send)
+        self.saves = Saves(frame.workdir / "checkpoints", identity, self._state, channel.send)
         self._group: Group | None = None
         self._begun = ABSENT
-        self._faults = Faults(config["faults"], trainer, workdir / "faults")
-        pulse.on_enter = self._faults.strike
+        self._faults = Faults(config["faults"], trainer, frame.workdir / "faults")
+        frame.pulse.on_enter = self._faults.strike
 
     def ready(self) -> Ready:
         """What the controller must know of this trainer to seat it."""

@@ -36,6 +36,6 @@ def warm_up(config: ModelConfig, optimizer: AdamW, device: torch.device) -> None
         step_tokens=_POSITIONS,
         step_microbatches=1,
     )
-    loss.objective.backward()  # type: ignore[no-untyped-call]
+    loss.objective.backward()
     state.ready = 1
     state.commit(optimizer, 1, 1.0, halfway=lambda: None)

@@ -62,9 +62,7 @@ def test_one_member_that_is_not_finite_speaks_for_all() -> None:
 def test_an_order_is_carried_out_when_every_member_has_that_very_order(
     labels: tuple[str | None, str | None], agreed: bool
 ) -> None:
-    votes = [
-        vote(pending={Pending.CHECKPOINT: label} if label is not None else {}) for label in labels
-    ]
+    votes = [vote(pending={Pending.CHECKPOINT: label} if label is not None else {}) for label in labels]
     tally = LAYOUT.read(total(*votes))
     assert tally.agreed(Pending.CHECKPOINT, labels[0], world=2) is agreed
     assert not tally.agreed(Pending.STOP, None, world=2)

@@ -1,0 +1,259 @@
+"""The same model trained the plain way: default process group, blocking collectives, no fault tolerance.
+
+This is what the full step is compared with (`overhead.py`), and what the restart baseline trains
+(`baseline_torchrun.py`). It is meant to be hard to beat: gradients lie in flat buffers, so that there is one
+all-reduce for the dense weights and one for the experts; norm and loss travel together; the optimizer is torch's fused
+AdamW over three flat tensors. Experts are laid out the classical way, expert parallel times data parallel: rank r holds
+the experts of its index in the expert-parallel group, and the groups are copies of each other.
+
+What must not live here: clocks, and anything that survives a failure.
+
+Shapes: P dense parameters, E local experts, N parameters of one expert (all layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from worker.model.config import ModelConfig
+from worker.model.initialise import initialise_dense, initialise_expert
+from worker.model.objective import microbatch_loss
+from worker.model.parts import bind, dense_layout, expert_layout
+from worker.model.router import ForwardContext
+from worker.model.transformer import Transformer
+from worker.parallel.dispatch import AllToAllDispatcher, Exchange
+from worker.training.data import BatchConfig, Windows, open_text
+from worker.training.learning_rate import learning_rate
+from worker.training.optimizer import OptimizerConfig, clip_coefficient
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainJob:
+    """What the loop needs of a job."""
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    batch: BatchConfig
+    seed: int
+    steps: int
+    data_path: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> PlainJob:
+        """From the whole job as a mapping. Raises FieldError."""
+        return cls(
+            model=ModelConfig.from_mapping(config["model"], config["precision"]),
+            optimizer=OptimizerConfig.from_mapping(config["optimizer"]),
+            batch=BatchConfig.from_mapping(config["batch"]),
+            seed=int(config["seed"]),
+            steps=int(config["steps"]),
+            data_path=str(config["data"]["path"]),
+        )
+
+    def windows(self) -> Windows:
+        """The text that is trained on. Raises DataError."""
+        text = open_text(self.data_path)
+        return Windows(
+            text, path=self.data_path, sequence_length=self.model.sequence_length, seed=self.seed
+        )
+
+    @property
+    def step_tokens(self) -> int:
+        return self.batch.samples_per_step * self.model.sequence_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where this rank stands among `world` ranks, `expert_parallel` of which share one copy of all experts."""
+
+    rank: int
+    world: int
+    expert_parallel: int
+
+    @property
+    def copies(self) -> int:
+        """Live copies of each expert."""
+        return self.world // self.expert_parallel
+
+    @property
+    def copy(self) -> int:
+        return self.rank // self.expert_parallel
+
+    @property
+    def index(self) -> int:
+        """Which share of the experts this rank holds."""
+        return self.rank % self.expert_parallel
+
+    def exchange_ranks(self) -> list[list[int]]:
+        """Groups that tokens are exchanged in."""
+        size = self.expert_parallel
+        return [list(range(first, first + size)) for first in range(0, self.world, size)]
+
+    def copy_ranks(self) -> list[list[int]]:
+        """Groups that hold the same experts."""
+        return [list(range(index, self.world, self.expert_parallel)) for index in range(self.expert_parallel)]
+
+    def placement(self, experts: int) -> tuple[tuple[int, ...], ...]:
+        """Expert -> its one rank inside an exchange group: contiguous shares."""
+        return tuple((expert * self.expert_parallel // experts,) for expert in range(experts))
+
+
+class PlainExchange:
+    """The dispatcher's all-to-all over a registered group: one blocking call."""
+
+    def __init__(self, group: Any, grid: Grid) -> None:
+        self._group = group  # a ProcessGroup; new_group is typed loosely
+        self._grid = grid
+
+    @property
+    def rank(self) -> int:
+        return self._grid.index
+
+    @property
+    def world(self) -> int:
+        return self._grid.expert_parallel
+
+    def all_to_all(
+        self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
+    ) -> None:
+        """Rows of `input` (split by destination) to rows of `output` (split by source)."""
+        dist.all_to_all_single(output, input, list(output_splits), list(input_splits), group=self._group)
+
+
+class PlainTrainer:
+    """Model, flat state and optimizer of one rank, in a default process group that stands already."""
+
+    def __init__(self, job: PlainJob, grid: Grid, windows: Windows) -> None:
+        self._job, self._grid, self._windows = job, grid, windows
+        self.exchange = PlainExchange(_my_group(grid.exchange_ranks(), grid.rank), grid)
+        self._copies = _my_group(grid.copy_ranks(), grid.rank) if grid.copies > 1 else None
+        self.placement = grid.placement(job.model.experts)
+        self.held = tuple(e for e, ranks in enumerate(self.placement) if grid.index in ranks)
+        dtype = job.model.precision.parameter_dtype
+        dense_length = dense_layout(job.model).length
+        shape = (len(self.held), expert_layout(job.model).length)
+        self.dense_P, self.dense_gradient_P = (torch.zeros(dense_length, dtype=dtype) for _ in range(2))
+        self.experts_EN, self.experts_gradient_EN = (torch.zeros(shape, dtype=dtype) for _ in range(2))
+        initialise_dense(job.model, job.seed, self.dense_P)
+        for row, expert in enumerate(self.held):
+            initialise_expert(job.model, job.seed, expert, self.experts_EN[row])
+        self._model = Transformer(job.model, seed=job.seed, dispatcher=self._dispatcher(), device=_CPU)
+        self.use(self.exchange)
+        self.optimizer = self._make_optimizer()
+        self._loss = torch.zeros((), dtype=torch.float64)
+
+    def use(self, exchange: Exchange) -> None:
+        """Exchange tokens through `exchange` (one that measures, for example)."""
+        self._model.use(self._dispatcher(exchange))
+        bind(
+            self._model,
+            self._job.model,
+            dense_P=self.dense_P,
+            experts_EN=self.experts_EN,
+            dense_grad_P=self.dense_gradient_P,
+            experts_grad_EN=self.experts_gradient_EN,
+        )
+
+    def _dispatcher(self, exchange: Exchange | None = None) -> AllToAllDispatcher:
+        nodes = range(self._grid.expert_parallel)
+        return AllToAllDispatcher(exchange or self.exchange, self.placement, nodes, _CPU)
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        config, cut = self._job.optimizer, dense_layout(self._job.model).decay_length
+        groups: list[dict[str, Any]] = [  # as torch.optim takes them
+            {
+                "params": [
+                    _parameter(self.dense_P[:cut], self.dense_gradient_P[:cut]),
+                    _parameter(self.experts_EN, self.experts_gradient_EN),
+                ],
+                "weight_decay": config.weight_decay,
+            },
+            {
+                "params": [_parameter(self.dense_P[cut:], self.dense_gradient_P[cut:])],
+                "weight_decay": 0.0,
+            },
+        ]
+        betas = (config.beta1, config.beta2)
+        return torch.optim.AdamW(
+            groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True
+        )
+
+    def run_step(self, step: int) -> float:
+        """One optimizer step; gives the loss."""
+        self.compute(step)
+        self.reduce()
+        norm, loss = self.totals()
+        self.update(step, norm)
+        return loss
+
+    def compute(self, step: int) -> None:
+        """Forward and backward over this rank's microbatches."""
+        job, batch = self._job, self._job.batch
+        self.dense_gradient_P.zero_()
+        self.experts_gradient_EN.zero_()
+        self._loss.zero_()
+        for microbatch in range(self._grid.rank, batch.microbatches, self._grid.world):
+            out = microbatch_loss(
+                self._model,
+                self._windows.batch(batch.microbatch_ids(step, microbatch)),
+                ForwardContext(step=step, microbatch=microbatch),
+                step_tokens=job.step_tokens,
+                step_microbatches=batch.microbatches,
+            )
+            self._loss += out.cross_entropy_sum
+            out.objective.backward()
+
+    def reduce(self) -> None:
+        """Sum gradients over those who share the weights."""
+        dist.all_reduce(self.dense_gradient_P)
+        if self._copies is not None:
+            dist.all_reduce(self.experts_gradient_EN, group=self._copies)
+
+    def totals(self) -> tuple[float, float]:
+        """Global gradient norm and mean loss, in one small all-reduce."""
+        norm = torch.linalg.vector_norm
+        totals = torch.zeros(2, dtype=torch.float64)
+        if self._grid.copy == 0:
+            totals[0] = norm(self.experts_gradient_EN, dtype=torch.float64).square()
+        totals[1] = self._loss / self._job.step_tokens
+        dist.all_reduce(totals)
+        experts_squared, loss = totals.tolist()
+        dense_squared = float(norm(self.dense_gradient_P, dtype=torch.float64).square())
+        return (experts_squared + dense_squared) ** 0.5, loss
+
+    def update(self, step: int, norm: float) -> None:
+        """Clip by the global norm and apply AdamW."""
+        config = self._job.optimizer
+        clip = clip_coefficient(norm, config.clip_norm)
+        self.dense_gradient_P.mul_(clip)
+        self.experts_gradient_EN.mul_(clip)
+        rate = learning_rate(
+            step,
+            peak=config.learning_rate,
+            warmup_steps=config.warmup_steps,
+            final_ratio=config.final_learning_rate_ratio,
+            total_steps=self._job.steps,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+
+def _my_group(rank_lists: list[list[int]], rank: int) -> Any:
+    """Makes all groups (every rank must), gives the one that `rank` is in."""
+    groups = [(ranks, dist.new_group(ranks)) for ranks in rank_lists]
+    return next(group for ranks, group in groups if rank in ranks)
+
+
+def _parameter(values: Tensor, gradient: Tensor) -> torch.nn.Parameter:
+    parameter = torch.nn.Parameter(values)
+    parameter.grad = gradient
+    return parameter

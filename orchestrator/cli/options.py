@@ -1,0 +1,111 @@
+"""Options that several commands share, as decorators, and what they mean once click has read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from orchestrator.cli.connection import (
+    ENVIRONMENT,
+    TOKEN_ENVIRONMENT,
+    Admin,
+    Target,
+    find_controller,
+    read_token,
+)
+from orchestrator.cli.render import Output
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whom:
+    """Which controller a command talks to, as it was said."""
+
+    controller: str | None
+    workdir: Path | None
+    token_file: Path | None
+
+    def target(self) -> Target:
+        """Where it is. Raises CliError."""
+        return find_controller(self.controller, self.workdir, os.environ.get(ENVIRONMENT))
+
+    def ask(self) -> Admin:
+        """A connection. Raises CliError."""
+        return Admin(self.target(), read_token(self.token_file))
+
+
+def controller_options(command: Command) -> Command:
+    """`--controller`, `--workdir` and `--token-file`, for commands that talk to a running controller."""
+    for decorator in (
+        token_option,
+        click.option(
+            "--workdir",
+            type=PATH,
+            metavar="DIR",
+            help="Work directory of the run; its controller.json tells where the controller listens.",
+        ),
+        click.option(
+            "--controller",
+            metavar="HOST:PORT",
+            help=f"Address of the controller [env: {ENVIRONMENT}].",
+        ),
+    ):
+        command = decorator(command)
+    return command
+
+
+def token_option(command: Command) -> Command:
+    """`--token-file`, for controllers that want one."""
+    decorate = click.option(
+        "--token-file",
+        type=PATH,
+        metavar="FILE",
+        envvar=TOKEN_ENVIRONMENT,
+        help=f"File with the token that the controller was started with [env: {TOKEN_ENVIRONMENT}].",
+    )
+    return decorate(command)
+
+
+def output_option(command: Command) -> Command:
+    """`-o table|json|yaml`."""
+    decorate = click.option(
+        "-o",
+        "--output",
+        type=click.Choice([each.value for each in Output]),
+        default=Output.TABLE.value,
+        show_default=True,
+        help="How to print it; the fields of JSON and YAML are stable.",
+    )
+    return decorate(command)
+
+
+def job_options(command: Command) -> Command:
+    """Everything that changes a job from the command line."""
+    for decorator in (
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override a field of the job file, for example --set model.width=256. Repeatable.",
+        ),
+        click.option(
+            "--fail",
+            "faults",
+            multiple=True,
+            metavar="SPEC",
+            help="Inject a failure, for example step=60,kind=sigkill,node=node-2 (see above). Repeatable.",
+        ),
+        click.option("--steps", type=int, metavar="N", help="Short for --set steps=N."),
+        click.option("--spares", type=int, metavar="N", help="Short for --set cluster.spares=N."),
+        click.option("--nodes", type=int, metavar="N", help="Short for --set cluster.nodes=N."),
+    ):
+        command = decorator(command)
+    return command

@@ -1,0 +1,187 @@
+"""`understudy run`: a whole job on this machine, watched until its end. What happens in between is in `session.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+
+from orchestrator.cli import job as jobs
+from orchestrator.cli import rows
+from orchestrator.cli import workdir as workdirs
+from orchestrator.cli.connection import read_token
+from orchestrator.cli.errors import CliError, ExitCode
+from orchestrator.cli.interrupts import Interrupts
+from orchestrator.cli.options import PATH, job_options, token_option
+from orchestrator.cli.report import Ended, report
+from orchestrator.cli.screen import open_screen
+from orchestrator.cli.session import Outcome, Plan, Session
+from orchestrator.cli.validate import in_words
+from orchestrator.core.spec import JobSpec
+
+_PANEL_CELLS = 4
+"""Border and padding of the report's panel."""
+
+
+@click.command(short_help="Train a job on this machine, and watch it.")
+@click.argument("config", type=click.Path(), required=False)
+@job_options
+@click.option(
+    "--workdir",
+    type=PATH,
+    metavar="DIR",
+    help=f"Folder for everything this run writes [default: ./{workdirs.DEFAULT_PARENT}/<job>-<time>].",
+)
+@click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in this work directory.")
+@click.option("--summary", type=PATH, metavar="FILE", help="Write the summary of the run there, as JSON.")
+@click.option("--plain", is_flag=True, help="Lines instead of the live picture (the default in a pipe).")
+@click.option("--record-svg", type=PATH, metavar="FILE", hidden=True, help="Save the live picture as SVG.")
+@token_option
+def run(
+    config: str | None,
+    workdir: Path | None,
+    resume: Path | None,
+    summary: Path | None,
+    plain: bool,
+    record_svg: Path | None,
+    token_file: Path | None,
+    **options: Any,
+) -> None:
+    """Train a job on this machine: a controller, its nodes, and a live view of both.
+
+    The job file is checked first; nothing is started while anything is wrong with it. Ctrl-C stops at a step boundary
+    with a checkpoint, a second Ctrl-C ends everything at once; --resume goes on afterwards either way. A controller
+    that dies is started again while training goes on.
+
+    \b
+    examples:
+      understudy run examples/stdlib-moe.yaml
+      understudy run examples/stdlib-moe.yaml --fail 'step=60,kind=sigkill,node=node-2'
+      understudy run examples/stdlib-moe.yaml --nodes 3 --spares 0 --steps 50 --set model.width=64
+      understudy run job.yaml --workdir runs/a --summary runs/a.json --plain > runs/a.log
+      understudy run --resume runs/a                # go on from the newest checkpoint
+      understudy run --resume runs/a --steps 400    # and further than was planned
+
+    \b
+    failures to inject (--fail, repeatable), each a real signal at an exact point:
+      step=60           the step in which it happens
+      kind=sigkill      the node dies; kind=sigstop: it freezes, and no socket tells
+      node=node-2       who
+      phase=forward     dispatch, backward, reduce, vote, optimizer, boundary, checkpoint, regroup, acquire
+      target=node       agent and trainers; target=trainer: only the process that trains
+
+    \b
+    exit codes:
+      0 finished, or stopped in order     1 the job failed
+      2 bad input, nothing was started    130 ended at once by a second Ctrl-C
+    """
+    changes = jobs.Changes(**options)
+    token = read_token(token_file)
+    if resume is not None:
+        directory, spec = _resumed(resume, config, workdir, changes)
+    elif config is None:
+        raise click.UsageError(
+            "name a job file (understudy run CONFIG) or a run to go on with (--resume DIR)"
+        )
+    else:
+        spec = jobs.load(config, changes)
+        directory = workdirs.choose(spec.name, workdir, time.time())
+        _refuse_unwritable_files(summary, record_svg)
+        workdirs.prepare(directory, spec)
+    plan = Plan(
+        workdir=directory,
+        resume=resume is not None,
+        token_file=token_file,
+        token=token,
+        record_svg=record_svg,
+    )
+    named = config or str(directory / workdirs.JOB_FILE)
+    sys.exit(perform(plan, spec, config=named, summary=summary, plain=plain))
+
+
+def perform(plan: Plan, spec: JobSpec, *, config: str, summary: Path | None, plain: bool) -> ExitCode:
+    """A prepared run from start to report. Raises CliError."""
+    console = Console(highlight=False)
+    _say(console, f"{in_words(spec)}\nworkdir {plan.workdir}")
+    with Interrupts() as interrupts:
+        outcome = Session(plan, open_screen(console, plain=plain), interrupts).run()
+    if outcome.ended_at_once or outcome.view is None or outcome.summary is None:
+        _say(console, _what_stands(outcome, plan.workdir))
+        return ExitCode.INTERRUPTED
+    if summary is not None:
+        _write_summary(summary, outcome.summary)
+    ended = Ended(
+        job=rows.job(outcome.view.job),
+        summary=outcome.summary,
+        workdir=plan.workdir,
+        config=config,
+        nodes=spec.cluster.nodes,
+        steps=spec.steps,
+        notes=tuple(outcome.notes),
+    )
+    if console.is_terminal and not plain:
+        console.print(Panel(report(ended, console.width - _PANEL_CELLS), title="report", title_align="left"))
+    else:
+        console.print(report(ended, None), soft_wrap=True)
+    return ExitCode.FAILED if ended.job["state"] == "failed" else ExitCode.OK
+
+
+def _resumed(
+    resume: Path, config: str | None, workdir: Path | None, changes: jobs.Changes
+) -> tuple[Path, JobSpec]:
+    """The directory and the job to go on with, changed where the command line says so."""
+    if config is not None or workdir is not None:
+        raise click.UsageError(
+            "--resume DIR goes on with the job in DIR: it takes neither CONFIG nor --workdir"
+        )
+    directory = workdirs.resumable(resume)
+    job_file = directory / workdirs.JOB_FILE
+    spec = jobs.load(str(job_file), changes)
+    if not changes.none:
+        if workdirs.controller_alive(directory):
+            raise CliError(
+                f"the run in {directory} is under way, its job cannot be changed now",
+                remedy=f"stop it first: `understudy stop --workdir {directory}`; or leave the changes out to watch it",
+            )
+        workdirs.prepare(directory, spec)
+    return directory, spec
+
+
+def _refuse_unwritable_files(*paths: Path | None) -> None:
+    """Before hours of training, not after them."""
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise CliError(
+                f"{path} cannot be written: no such folder, or it is one", remedy="name a file in a folder"
+            )
+
+
+def _say(console: Console, words: str) -> None:
+    console.print(words, soft_wrap=True)
+
+
+def _write_summary(path: Path, summary: dict[str, Any]) -> None:
+    try:
+        workdirs.write_atomically(path, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise CliError(
+            f"the run is over, but its summary could not be written to {path}: {error.strerror or error}",
+            remedy=f"it is also in the work directory, as {workdirs.SUMMARY_FILE}",
+            exit_code=ExitCode.FAILED,
+        ) from error
+
+
+def _what_stands(outcome: Outcome, directory: Path) -> str:
+    """After an end at once."""
+    sealed = [each for each in outcome.checkpoints if each["state"] == "sealed"]
+    if sealed:
+        stands = f"the last checkpoint stands: step {sealed[-1]['step']}, {sealed[-1]['path']}"
+    else:
+        stands = "there is no checkpoint yet: it would go on from step 0"
+    return f"ended at once; {stands}\ngo on with: understudy run --resume {directory}"

@@ -1,0 +1,105 @@
+"""What humans ask for about nodes and checkpoints. Every command is answered in words, also when it changes nothing.
+
+Stopping the job is in `endings.py`. Next: `repair.py`, which empties draining nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.core import checkpoints, incidents, roster
+from orchestrator.core.decision import ENDED, Decision
+from orchestrator.core.events import CheckpointRequested, CordonRequested, DrainRequested, UncordonRequested
+from orchestrator.core.ids import NodeId
+from orchestrator.core.lifecycle import NodeTrigger
+from orchestrator.core.state import IncidentKind, JobState, NodeState
+from orchestrator.core.words import listed
+
+
+def cordon(decision: Decision, event: CordonRequested) -> None:
+    """A node gets no seat from now on; the one that it has it keeps."""
+    if _unknown(decision, event.node):
+        return
+    if decision.state.nodes[event.node].cordoned:
+        decision.say(f"{event.node} is cordoned already")
+        return
+    _set_cordon(decision, event.node, cordoned=True)
+    seats = roster.members_on(decision.state.generation, event.node)
+    keeps = "; it keeps its seat until it is drained" if seats else ""
+    decision.say(f"{event.by} cordoned {event.node}: it gets no seat from now on{keeps}")
+
+
+def uncordon(decision: Decision, event: UncordonRequested) -> None:
+    """A node may have seats again; a drain under way ends."""
+    if _unknown(decision, event.node):
+        return
+    node = decision.state.nodes[event.node]
+    if not node.cordoned:
+        decision.say(f"{event.node} is not cordoned")
+        return
+    _set_cordon(decision, event.node, cordoned=False)
+    decision.say(f"{event.by} gave {event.node} back: it may have a seat again")
+    if node.state is NodeState.DRAINING:
+        decision.move_node(event.node, NodeTrigger.RELEASE, f"{event.by} gave it back")
+    drain = incidents.open_drain(decision.state, event.node)
+    if drain is not None:
+        incidents.close(decision, drain.id, f"{event.by} gave {event.node} back before it was empty")
+
+
+def drain(decision: Decision, event: DrainRequested) -> None:
+    """A node is to be emptied: others take its seats over first."""
+    if _unknown(decision, event.node) or _nothing_runs(decision):
+        return
+    state = decision.state
+    seats = roster.members_on(state.generation, event.node)
+    others = state.generation is not None and len(seats) < len(state.generation.members)
+    if incidents.open_drain(state, event.node) is not None:
+        decision.say(f"{event.node} is being drained already")
+        return
+    if seats and not others:
+        decision.say(f"{event.node} cannot be drained: nobody else has a seat, training would end")
+        return
+    if not state.nodes[event.node].cordoned:
+        _set_cordon(decision, event.node, cordoned=True)
+    if not seats:
+        decision.say(f"{event.node} has no seat: {event.by} cordoned it, and it is empty")
+        return
+    names = listed(member.trainer for member in seats)
+    cause = f"{event.by} drains {event.node}: others take over from {names} while training goes on"
+    incidents.open_incident(
+        decision, kind=IncidentKind.DRAIN, node=event.node, cause=cause, first_sign_at=decision.at
+    )
+    if state.nodes[event.node].state is NodeState.ACTIVE:
+        decision.move_node(event.node, NodeTrigger.DRAIN, f"{event.by} drains it")
+
+
+def checkpoint(decision: Decision, event: CheckpointRequested) -> None:
+    """A human wants a checkpoint."""
+    if not _nothing_runs(decision):
+        checkpoints.wanted_by_human(decision, event.by)
+
+
+def _set_cordon(decision: Decision, node: NodeId, *, cordoned: bool) -> None:
+    decision.put(replace(decision.state.nodes[node], cordoned=cordoned, changed_at=decision.at))
+
+
+def _unknown(decision: Decision, node: NodeId) -> bool:
+    if node in decision.state.nodes:
+        return False
+    known = listed(roster.nodes_in_order(decision.state))
+    decision.say(f"there is no node {node}; known are: {known}")
+    return True
+
+
+def _nothing_runs(decision: Decision) -> bool:
+    """There is no job to do this for; said in words."""
+    job = decision.state.job
+    if job is None:
+        decision.say("there is no job")
+    elif job.state in ENDED:
+        decision.say(f"the job is over ({job.state.value}): {job.reason}")
+    elif job.state is JobState.PENDING:
+        decision.say(f"the job has not begun: it {job.reason}")
+    else:
+        return False
+    return True

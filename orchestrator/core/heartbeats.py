@@ -1,0 +1,60 @@
+"""What can be read out of trainers' statuses, beat by beat: who has joined, who gets on, who makes others wait.
+
+This is the safety net under the reports: a report that was lost with a controller or a stream shows in the next
+heartbeats. Cheap, because it runs for every heartbeat, and it marks the decision as stirred only when the level-
+triggered parts have something to look at. Next: `membership.py`, which calls this; `stragglers.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.core import generations, roster
+from orchestrator.core.decision import Decision
+from orchestrator.core.events import TrainerPhase, TrainerStatus
+
+
+def infer(decision: Decision, statuses: Sequence[TrainerStatus], before: Sequence[TrainerStatus]) -> None:
+    """Take in the statuses of one node; `before` are those of its last heartbeat, none after a registration."""
+    last = {status.trainer: status for status in before}
+    for status in statuses:
+        previous = last.get(status.trainer)
+        _came_or_went(decision, status, previous)
+        if previous is None or (previous.start, previous.generation) != (status.start, status.generation):
+            continue
+        _enter_planned(decision, status)
+        _at_work(decision, status, previous)
+
+
+def _came_or_went(decision: Decision, status: TrainerStatus, previous: TrainerStatus | None) -> None:
+    if previous is None or (previous.ready, previous.start) != (status.ready, status.start):
+        decision.stirred = True
+
+
+def _enter_planned(decision: Decision, status: TrainerStatus) -> None:
+    """Twice in a row at work in the planned generation: it has been entered."""
+    planned = decision.state.planned
+    if planned is not None and status.generation == planned.number and status.phase in roster.AT_WORK:
+        generations.observe(decision, status.trainer, status.generation)
+        decision.stirred = True
+
+
+def _at_work(decision: Decision, status: TrainerStatus, previous: TrainerStatus) -> None:
+    """A member of the generation in force: it has joined if it is at work; new operations are progress."""
+    state = decision.state
+    generation = state.generation
+    if generation is None or status.generation != generation.number:
+        return
+    if not roster.is_member(generation, status.trainer, status.start):
+        return
+    state.committed = max(state.committed, status.step)
+    if (status.operation, status.step, status.phase) != (previous.operation, previous.step, previous.phase):
+        state.memory.progress_at = decision.at
+    if status.phase in roster.AT_WORK and status.trainer not in state.joined:
+        generations.seen_at_work(decision, status.trainer)
+        decision.stirred = True
+    if status.phase is TrainerPhase.FINISHED and status.trainer not in state.memory.ended:
+        decision.stirred = True
+    past = decision.policy.busy_share_memory
+    share = state.memory.busy_share.get(status.trainer, 0.0)
+    state.memory.busy_share[status.trainer] = past * share + (1.0 - past) * (not status.waiting)

@@ -1,0 +1,192 @@
+"""Waits that run out: leases, silence, blame, regrouping, stalls, copies, checkpoints. Called by the lease timer.
+
+Losses come first and are answered together; everything else is looked at only when nobody was lost, since a new
+generation starts all of these waits anew. After a restart of the controller every wait counts from then.
+Next: `recovery.py`.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from orchestrator.core import checkpoints, membership, recovery, repair, roster
+from orchestrator.core.decision import Decision
+from orchestrator.core.events import TrainerPhase
+from orchestrator.core.ids import TrainerId, node_of
+from orchestrator.core.lifecycle import NodeTrigger
+from orchestrator.core.membership import HEARD_OF, Departure
+from orchestrator.core.recovery import Loss
+from orchestrator.core.state import Generation, IncidentKind, Member, NodeState
+from orchestrator.core.words import count, listed
+
+
+def sweep(decision: Decision) -> None:
+    """Look at every wait once."""
+    departures = _expired_leases(decision)
+    losses, gone = membership.give_up_nodes(decision, departures)
+    hung = _silent_members(decision, gone)
+    losses += hung
+    gone |= {trainer for loss in hung for trainer in loss.trainers}
+    if gone:
+        membership.settle(decision, losses, gone)
+    if losses or not decision.working:
+        return
+    for look in (_blame, _regrouping, _stall):
+        if look(decision):
+            return
+    _planned(decision)
+    _acquisitions(decision)
+    checkpoints.expire(decision)
+
+
+def _expired_leases(decision: Decision) -> list[Departure]:
+    """Nodes without a heartbeat for too long; the late ones become suspect."""
+    state, policy = decision.state, decision.policy
+    expired = []
+    for node in roster.nodes_in_order(state):
+        entity = state.nodes[node]
+        if entity.state not in HEARD_OF:
+            continue
+        seen = state.views[node].last_seen
+        silent = decision.at - seen
+        if silent >= policy.lease_seconds:
+            cause = (
+                f"{node} is lost: no heartbeat for {silent:.1f} s (the lease is {policy.lease_seconds:g} s)"
+            )
+            expired.append(Departure(node=node, cause=cause, first_sign_at=seen))
+        elif silent >= policy.suspect_seconds and entity.state is not NodeState.SUSPECT:
+            decision.move_node(node, NodeTrigger.SUSPECT, f"no heartbeat for {silent:.1f} s")
+            decision.say(f"{node} is suspect: no heartbeat for {silent:.1f} s")
+    return expired
+
+
+def _silent_members(decision: Decision, gone: set[TrainerId]) -> list[Loss]:
+    """Members that their agents have not heard of, in case the report of it was lost."""
+    losses = []
+    for member in decision.state.generation.members if decision.state.generation else ():
+        status = roster.status_of(decision.state, member.trainer)
+        if member.trainer in gone or status is None or status.start != member.start:
+            continue
+        if status.silent_seconds >= decision.policy.hang_seconds:
+            how = f"gave no sign of life for {status.silent_seconds:.1f} s and is restarted"
+            losses.append(_hung(decision, member, how, decision.at - status.silent_seconds))
+    return losses
+
+
+def _blame(decision: Decision) -> bool:
+    """Members lost touch with a peer, and no cause has shown itself."""
+    state, policy = decision.state, decision.policy
+    blame = state.memory.blame
+    if blame is None or decision.at - blame.at < policy.blame_seconds or state.generation is None:
+        return False
+    late = 3 * policy.heartbeat_seconds
+    for node in dict.fromkeys(roster.nodes_by_rank(state.generation)):
+        view = state.views[node]
+        if not view.connected or decision.at - view.last_seen > late:
+            return False
+    cause = f"{blame.by} lost touch with a peer ({blame.detail}) and nobody is missing"
+    _answer_nobody_lost(decision, blame.by, cause, blame.at)
+    return True
+
+
+def _regrouping(decision: Decision) -> bool:
+    """Not all members have joined in time."""
+    state = decision.state
+    generation = state.generation
+    if generation is None or not generation.members or roster.all_joined(state):
+        return False
+    since = max(generation.began_at or generation.created_at, state.memory.started_at)
+    limit = decision.policy.join_seconds(generation.kind)
+    if decision.at - since < limit:
+        return False
+    absent = [each for each in generation.members if each.trainer not in state.joined]
+    what = f"did not join generation {generation.number} within {limit:g} s"
+    if len(absent) == len(generation.members):
+        absent = _not_waiting(decision, generation)
+    _break_up(decision, generation, absent, what, since)
+    return True
+
+
+def _stall(decision: Decision) -> bool:
+    """Everybody looks alive and nothing goes on."""
+    state, policy = decision.state, decision.policy
+    generation = state.generation
+    if generation is None or not roster.all_joined(state) or state.memory.ended:
+        return False
+    statuses = [roster.status_of(state, each.trainer) for each in generation.members]
+    if any(status is not None and status.phase is TrainerPhase.FINISHED for status in statuses):
+        return False
+    usual = median(state.memory.step_seconds) if state.memory.step_seconds else 0.0
+    limit = max(policy.stall_seconds, policy.usual_steps_of_a_stall * usual)
+    since = max(state.memory.progress_at, state.memory.started_at)
+    if decision.at - since < limit:
+        return False
+    what = f"made no progress for {decision.at - since:.1f} s while the others wait"
+    _break_up(decision, generation, _not_waiting(decision, generation), what, since)
+    return True
+
+
+def _not_waiting(decision: Decision, generation: Generation) -> list[Member]:
+    """Those whom the others wait for: a stuck member is the one that does not wait itself."""
+    busy = []
+    for member in generation.members:
+        status = roster.status_of(decision.state, member.trainer)
+        if status is not None and not status.waiting:
+            busy.append(member)
+    return busy
+
+
+def _break_up(
+    decision: Decision, generation: Generation, culprits: list[Member], what: str, since: float
+) -> None:
+    """End a generation that does not get on: without its culprits, or with the same members if it has none."""
+    if 0 < len(culprits) < len(generation.members):
+        losses = [_hung(decision, member, f"{what}; it is restarted", since) for member in culprits]
+        membership.settle(decision, losses, {member.trainer for member in culprits})
+        return
+    names = listed(member.trainer for member in generation.members)
+    first = generation.members[0].trainer
+    _answer_nobody_lost(decision, first, f"nobody in particular is to blame, yet {names} {what}", since)
+
+
+def _hung(decision: Decision, member: Member, how: str, since: float) -> Loss:
+    membership.restart(decision, member.trainer, member.start, how)
+    return Loss(
+        kind=IncidentKind.TRAINER_HUNG,
+        node=node_of(member.trainer),
+        trainers=(member.trainer,),
+        cause=f"{member.trainer} {how}",
+        first_sign_at=since,
+    )
+
+
+def _answer_nobody_lost(decision: Decision, by: TrainerId, cause: str, since: float) -> None:
+    loss = Loss(
+        kind=IncidentKind.COMMUNICATION, node=node_of(by), trainers=(), cause=cause, first_sign_at=since
+    )
+    recovery.answer(decision, [loss])
+
+
+def _planned(decision: Decision) -> None:
+    """A planned generation that nobody enters takes over at once."""
+    state = decision.state
+    if state.planned is None:
+        return
+    waited = decision.at - max(state.planned.created_at, state.memory.started_at)
+    if waited >= decision.policy.planned_seconds:
+        recovery.hasten_planned(decision, f"no boundary was reached within {waited:.0f} s")
+
+
+def _acquisitions(decision: Decision) -> None:
+    """Copies that take too long count as failed."""
+    limit = decision.policy.acquire_seconds
+    slow = [
+        each
+        for each in decision.state.acquisitions.values()
+        if not each.caught_up and decision.at - each.begun_at >= limit
+    ]
+    for acquisition in slow:
+        repair.count_failure(decision, acquisition.trainer)
+    if slow:
+        names = listed(each.trainer for each in slow)
+        repair.drop(decision, f"{names} did not catch up within {limit:g} s ({count(len(slow), 'copy')})")

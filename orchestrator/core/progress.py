@@ -1,0 +1,41 @@
+"""Committed steps: what a report of one means for incidents, the job's state and the sense of a usual step.
+
+The records themselves go to the ledger, past the core. A report is an empty outcome unless it is the first one after a
+failure. Next: `incidents.py`.
+"""
+
+from __future__ import annotations
+
+from orchestrator.core import generations, incidents
+from orchestrator.core.decision import Decision
+from orchestrator.core.events import StepCommitted
+from orchestrator.core.lifecycle import JobTrigger
+from orchestrator.core.state import JobState
+
+
+def step_committed(decision: Decision, event: StepCommitted) -> None:
+    """A step is durable: its generation is in force, and all of its members have joined it."""
+    state, record = decision.state, event.record
+    before = state.generation
+    generations.observe(decision, event.trainer, record.generation)
+    generation = state.generation
+    decision.stirred = generation is not before
+    if generation is None or generation.number != record.generation:
+        return
+    memory = state.memory
+    if record.step > state.committed or not memory.step_seconds:
+        memory.step_seconds = (*memory.step_seconds, record.step_seconds)[-decision.policy.recent_steps :]
+    state.committed = max(state.committed, record.step)
+    memory.expert_load = record.expert_load
+    memory.progress_at = decision.at
+    memory.generations_without_commit = 0
+    absent = [each.trainer for each in generation.members if each.trainer not in state.joined]
+    if absent:
+        generations.seen_at_work(decision, *absent)
+        decision.stirred = True
+    incidents.committed(decision, generation.number)
+    if decision.job.state is JobState.RECOVERING:
+        reason = f"generation {generation.number} has committed step {record.step}"
+        decision.move_job(JobTrigger.COMMIT, reason)
+        decision.say(reason, generation.incident)
+        decision.stirred = True

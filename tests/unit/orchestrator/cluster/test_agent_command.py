@@ -1,0 +1,28 @@
+"""The command line of an agent, as `worker/settings.py` reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.cluster.processes import AgentCommand
+from orchestrator.core.ids import NodeId
+
+
+def test_an_agent_is_told_its_name_its_controller_and_its_folder() -> None:
+    command = AgentCommand(
+        controller="127.0.0.1:7400",
+        workdir=Path("/w"),
+        labels=(("rack", "r1"),),
+        token_file="/secret",
+        program=("python", "-m", "worker", "agent"),
+    )
+    assert command.line(NodeId("node-2")) == [
+        "python", "-m", "worker", "agent", "--node", "node-2", "--controller", "127.0.0.1:7400", "--workdir", "/w",
+        "--label", "rack=r1", "--token-file", "/secret",
+    ]  # fmt: skip
+
+
+def test_nothing_is_said_that_was_not_asked_for() -> None:
+    line = AgentCommand(controller="h:1", workdir=Path("/w")).line(NodeId("node-1"))
+    assert "--label" not in line
+    assert "--token-file" not in line

@@ -1,0 +1,103 @@
+"""Puts the two programs of a node together; the only module that sees the agent and the trainer.
+
+The agent must start fast and stay small, so torch is imported only in `run_trainer`. Next: `agent/driver.py` for the
+agent, `training/trainer.py` for the trainer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from worker.settings import AgentSettings, SettingsError, TrainerSettings, parse
+
+EXIT_USAGE = 2
+EXIT_NO_AGENT = 3
+LOOPBACK = "127.0.0.1"
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program that the command line names; gives its exit code."""
+    try:
+        settings = parse(arguments)
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if isinstance(settings, AgentSettings):
+        return run_agent(settings)
+    return run_trainer(settings)
+
+
+def run_agent(settings: AgentSettings) -> int:
+    """A node's agent, until the job is over."""
+    _log_to_stderr(settings.node)
+    return asyncio.run(_agent(settings))
+
+
+async def _agent(settings: AgentSettings) -> int:
+    from worker.agent.driver import Driver, Place
+    from worker.agent.machine import Machine
+
+    machine = Machine(
+        node=settings.node,
+        incarnation=f"{settings.node}-{os.getpid()}-{time.time_ns()}",
+        labels=dict(settings.labels),
+        agent_pid=os.getpid(),
+        workdir=str(settings.workdir),
+        devices=settings.devices,
+        at=asyncio.get_running_loop().time(),
+    )
+    place = Place(
+        controller=settings.controller,
+        token=settings.token,
+        host=settings.host or _address_towards(settings.controller),
+        workdir=settings.workdir,
+    )
+    return await Driver(machine, place).run()
+
+
+def run_trainer(settings: TrainerSettings) -> int:
+    """One trainer, until its agent is gone or tells it to end."""
+    from worker.agent.parentage import ParentGone, die_with_parent
+
+    try:
+        die_with_parent(settings.parent)
+    except ParentGone as gone:
+        print(f"error: {gone}", file=sys.stderr)
+        return EXIT_NO_AGENT
+    from worker.agent.channel import TrainerChannel
+
+    _log_to_stderr(f"{settings.trainer} start {settings.start}")
+    channel = TrainerChannel(socket.socket(fileno=settings.fd))
+    from worker.training import trainer
+
+    return trainer.run(
+        channel, trainer=settings.trainer, bind_host=settings.bind_host, workdir=settings.workdir
+    )
+
+
+def _address_towards(controller: str) -> str:
+    """This machine's own address on the way to the controller. Sends nothing; loopback when there is no way."""
+    host, _, port = controller.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        log.warning("no way to %s (%s): other nodes' trainers are expected on %s", host, error, LOOPBACK)
+        return LOOPBACK
+
+
+def _log_to_stderr(name: str) -> None:
+    form = f"%(asctime)s.%(msecs)03d {name} %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, datefmt="%H:%M:%S", stream=sys.stderr)
