@@ -27,8 +27,8 @@ from orchestrator.controller.ledger import LEDGER_FILE, FileLedger
 from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
 from orchestrator.controller.runner import Chore, Runner
 from orchestrator.core.events import ControllerStarted, Event, JobSubmitted
+from orchestrator.core.ids import NodeId
 from orchestrator.core.machine import Machine
-from orchestrator.core.policy import Policy
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import ClusterState, Job
 from orchestrator.jobfile import JobFileError, load_job_file
@@ -312,8 +312,9 @@ async def _serve(made: _Made) -> End:
     worker = WorkerApi(inbox=inbox, clock=clock, causes=causes)
     cluster = ProcessCluster(_agents(settings, address))
     witness = Witness(made.repository)
-    ports = Ports(store=witness, cluster=cluster, messenger=worker, ledger=made.ledger, ending=endings)
-    machine = Machine(made.state, Policy.of(made.spec))
+    nodes = _Nodes(cluster=cluster, worker=worker)
+    ports = Ports(store=witness, cluster=nodes, messenger=worker, ledger=made.ledger, ending=endings)
+    machine = Machine(made.state)
     controller = Controller(machine=machine, state=made.state, ports=ports)
     runner = Runner(
         controller=controller, inbox=inbox, chores=_chores(made, controller), on_fatal=endings.failed
@@ -330,6 +331,8 @@ async def _serve(made: _Made) -> End:
         server=server, worker=worker, admin=admin, timers=timers, runner=runner, cluster=cluster
     )
     try:
+        if made.begin is Beginning.RESUME:
+            await asyncio.to_thread(cluster.stop_all, "it is left from an earlier run", NODES_END_SECONDS)
         # Before the first registration: what the last controller left undone, then what this one begins with.
         controller.perform_unfinished()
         inbox.put(_first_event(made.begin, made.spec, causes, clock.now()))
@@ -349,6 +352,21 @@ async def _serve(made: _Made) -> End:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Nodes:
+    """The Cluster port: processes of this machine, and agents that somebody started elsewhere."""
+
+    cluster: ProcessCluster
+    worker: WorkerApi
+
+    def start_node(self, node: NodeId) -> None:
+        self.cluster.start_node(node)
+
+    def stop_node(self, node: NodeId, reason: str) -> None:
+        self.worker.dismiss(node, reason)
+        self.cluster.stop_node(node, reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Running:
     """The parts that have to be ended again, in order."""
 
@@ -364,7 +382,7 @@ class _Running:
         self.worker.fall_silent()
         await asyncio.to_thread(self.timers.stop)
         if nodes_too:
-            self.worker.dismiss(reason)
+            self.worker.dismiss_all(reason)
             if not await asyncio.to_thread(self.cluster.stop_all, reason, NODES_END_SECONDS):
                 log.error("nodes are still there after %.0f s: %s", NODES_END_SECONDS, self.cluster.living())
         self.admin.close()

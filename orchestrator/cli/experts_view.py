@@ -24,7 +24,7 @@ def experts_lines(view: admin_pb2.JobView, colours: NodeColours, width: int) -> 
     """The map; empty when nothing is placed yet."""
     experts = sorted(view.experts, key=lambda each: each.id)
     if not experts:
-        return [line(("no generation yet: experts are placed when enough nodes are ready", FAINT))]
+        return [line(("experts are placed when enough nodes are ready", FAINT))]
     devices = _several_devices(view)
     names = [colours.label_of_trainer(t, devices) for e in experts for t in (e.primary, *e.backups) if t]
     cell = max(2, len(str(experts[-1].id)), *(len(name) for name in names or [""])) + 1

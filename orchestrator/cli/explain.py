@@ -38,7 +38,7 @@ def _title(incident: Row) -> Text:
         (incident["id"], "bold"),
         f": {incident['kind'].replace('-', ' ')}{about}, ",
         (incident["state"], style_of(incident["state"])),
-        f"\n{_sentence(incident['cause'])}" if incident["cause"] else "",
+        f"\nfirst sign: {incident['cause']}" if incident["cause"] else "",
     )
 
 
@@ -103,8 +103,8 @@ def _decision(incident: Row) -> list[Text]:
         return [_heading("What was decided"), line(("  nothing yet", WARN))]
     found = [_heading("What was decided, and why")]
     if action:
-        found.append(line("  ", (_sentence(action), "bold")))
-    found += [line(("  · ", FAINT), _sentence(reason)) for reason in reasons]
+        found.append(line("  ", (action, "bold")))
+    found += [line(("  · ", FAINT), reason) for reason in reasons]
     return found
 
 
@@ -115,17 +115,15 @@ def _moved(events: Sequence[Row]) -> list[Text]:
     found = []
     for detail in acquired:
         words = f"{detail.get('trainer')} copied its parts from living replicas while the others trained"
-        found.append(line(f"  {words} (caught up at step {detail.get('version')})"))
+        found.append(f"{words} (caught up at step {detail.get('version')})")
     for detail in joined:
         if detail.get("copied_parts"):
             parts = plural(int(detail["copied_parts"]), "part")
             found.append(
-                line(
-                    f"  {detail.get('trainer')} took over {parts} as it joined generation {detail['generation']}"
-                )
+                f"{detail.get('trainer')} took over {parts} as it joined generation {detail['generation']}"
             )
-    nothing = line("  nothing: every expert was played on where a replica of it lived already")
-    return [_heading("What was moved"), *(dict.fromkeys(found) or [nothing])]
+    found = found or ["nothing: every expert was played on where a replica of it lived already"]
+    return [_heading("What was moved"), *(line(f"  {each}") for each in dict.fromkeys(found))]
 
 
 def _cost(incident: Row) -> list[Text]:
@@ -156,9 +154,3 @@ def _cost(incident: Row) -> list[Text]:
     elif incident["state"] != "closed":
         found.append(line(("  some experts have no backup until capacity comes back", WARN)))
     return found
-
-
-def _sentence(text: str) -> str:
-    """First letter in capitals, one full stop at the end."""
-    words = " ".join(text.split())
-    return f"{words[:1].upper()}{words[1:]}" + ("" if words.endswith((".", "!", "?")) else ".")

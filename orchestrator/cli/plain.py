@@ -15,7 +15,7 @@ from orchestrator.cli.live import ENDED
 from protos import admin_pb2
 
 STEPS_PER_LINE = 10
-_BARE = re.compile(r"[\w./:+-]+")
+_BARE = re.compile(r"[\w./:,+-]+")
 
 
 class Narrator:

@@ -63,8 +63,7 @@ class Decision:
         assert self.state.job is not None
         return self.state.job
 
-    @property
-    def working(self) -> bool:
+    def works(self) -> bool:
         """There is a job and it has not ended."""
         return self.state.job is not None and self.state.job.state not in ENDED
 

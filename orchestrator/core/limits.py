@@ -29,7 +29,7 @@ def sweep(decision: Decision) -> None:
     gone |= {trainer for loss in hung for trainer in loss.trainers}
     if gone:
         membership.settle(decision, losses, gone)
-    if losses or not decision.working:
+    if losses or not decision.works():
         return
     for look in (_blame, _regrouping, _stall):
         if look(decision):

@@ -57,7 +57,7 @@ class Machine:
         if isinstance(event, events.JobSubmitted):
             self.policy = self.policy.for_job(event.spec)
         decision = Decision(self.state, self.policy, event.at)
-        if decision.working or isinstance(event, _ANYTIME):
+        if decision.works() or isinstance(event, _ANYTIME):
             _dispatch(decision, event)
             if decision.stirred:
                 upkeep.advance(decision)

@@ -218,7 +218,7 @@ def give_up_nodes(decision: Decision, departures: Sequence[Departure]) -> tuple[
         view.connected = False
         view.trainers = {}
         decision.move_node(departure.node, NodeTrigger.LOSE, departure.cause)
-        if members and decision.working:
+        if members and decision.works():
             losses.append(
                 Loss(
                     kind=IncidentKind.NODE_LOST,

@@ -263,7 +263,7 @@ def end_waiting(decision: Decision) -> None:
     waited = decision.at - since
     free, seats = roster.free(state, policy), roster.seats(decision.job.spec.cluster)
     late = waited >= policy.start_seconds
-    if free and (late or len(free) >= seats or not roster.starting(state) and not _requested(decision)):
+    if free and (late or len(free) >= seats or (not roster.starting(state) and not _requested(decision))):
         first = incidents.first_open(state)
         reason = f"{count(len(free[:seats]), 'trainer')} of {seats} are ready after a wait of {waited:.1f} s"
         decision.say(reason, first.id if first else None)

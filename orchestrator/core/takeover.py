@@ -27,7 +27,7 @@ from orchestrator.core.words import count
 def controller_started(decision: Decision, event: ControllerStarted) -> None:
     """Begin where the stored state ends."""
     state = decision.state
-    if not decision.working:
+    if not decision.works():
         return
     decision.put(replace(decision.job, starts=decision.job.starts + 1))
     state.memory = Memory(started_at=event.at, progress_at=event.at, newest_seen=decision.number)

@@ -13,7 +13,7 @@ from orchestrator.core.state import JobState
 
 def advance(decision: Decision) -> None:
     """Do what can be done now."""
-    if not decision.working:
+    if not decision.works():
         return
     if decision.job.state is JobState.PENDING:
         jobs.try_start(decision)
@@ -24,6 +24,6 @@ def advance(decision: Decision) -> None:
         recovery.end_waiting(decision)
         return
     endings.advance(decision)
-    if decision.working and decision.job.state is not JobState.STOPPING and not decision.state.memory.ended:
+    if decision.works() and decision.job.state is not JobState.STOPPING and not decision.state.memory.ended:
         checkpoints.advance(decision)
         repair.advance(decision)

@@ -117,8 +117,17 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         if session is None or not (session.welcomed or isinstance(action, actions.Welcome)):
             return False
         session.welcomed = True
+        return self._post(session, wire.order(action))
+
+    def dismiss(self, node: NodeId, reason: str) -> None:
+        """Ask an agent to end its trainers and itself, if it is connected. From any thread."""
+        session = self._sessions.get(node)
+        if session is not None:
+            self._post(session, pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason)))
+
+    def _post(self, session: _Session, message: pb.ControllerMessage) -> bool:
         try:
-            self._loop.call_soon_threadsafe(session.offer, wire.order(action))
+            self._loop.call_soon_threadsafe(session.offer, message)
         except RuntimeError:  # the loop has closed under us: the controller is on its way out
             return False
         return True
@@ -134,10 +143,10 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         """Tell the core nothing any more and admit nobody: what follows is our own end, not theirs."""
         self._closed = True
 
-    def dismiss(self, reason: str) -> None:
+    def dismiss_all(self, reason: str) -> None:
         """Ask every connected agent to end its trainers and itself."""
-        for session in self._sessions.values():
-            session.offer(pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason)))
+        for node in self.connected:
+            self.dismiss(node, reason)
 
     def close(self, reason: str) -> None:
         """End all streams: the controller leaves, the nodes stay and come back to the next one."""

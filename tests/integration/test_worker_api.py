@@ -303,7 +303,7 @@ def test_dismissed_agents_are_asked_to_end() -> None:
             await agent.register()
             await service.next_event()
             service.api.fall_silent()
-            service.api.dismiss("shutdown by a test")
+            service.api.dismiss_all("shutdown by a test")
             assert (await agent.hear()).shutdown.reason == "shutdown by a test"
 
     asyncio.run(story())

@@ -78,6 +78,8 @@ class Driver:
         )
         self._events: deque[Event] = deque()
         self._handling = False
+        self._over = False
+        """Nothing is decided any more: the trainers are being ended."""
         self._end: asyncio.Future[EndAgent] = self._loop.create_future()
 
     async def run(self) -> int:
@@ -96,6 +98,7 @@ class Driver:
             log.info("ending: %s", end.reason)
             return end.exit_code
         finally:
+            self._over = True
             await self._supervisor.end_all(END_GRACE_SECONDS)
             for task in (ticking, streaming):
                 task.cancel()
@@ -145,7 +148,7 @@ class Driver:
     def _feed(self, event: Event) -> None:
         """Handle an event; what carrying out its instructions brings about is handled after it."""
         self._events.append(event)
-        if self._handling:
+        if self._handling or self._over:
             return
         self._handling = True
         try:

@@ -18,7 +18,12 @@ from orchestrator.cli.launch import Death, RestartBudget, last_lines
 from tests.waiting import wait_until
 
 WAIT_SECONDS = 10.0
-STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); sys.stdin.read()"
+STUBBORN = """
+import signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_five_restarts_in_ten_minutes_and_no_more() -> None:

@@ -27,7 +27,7 @@ def test_no_line_is_longer_than_the_screen(moment: Callable[[], pb.JobView], wid
     assert shown == lines(render(moment(), width, None, aside), width + 40)
 
 
-@pytest.mark.parametrize("height", (8, 14, 24, 40))
+@pytest.mark.parametrize("height", [8, 14, 24, 40])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
 def test_a_low_screen_is_not_overrun(moment: Callable[[], pb.JobView], height: int) -> None:
     assert len(lines(render(moment(), 80, height, Aside(hint="hint")), 80)) <= height

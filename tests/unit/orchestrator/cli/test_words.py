@@ -42,7 +42,7 @@ def test_a_story_is_told_in_order_with_times_from_the_first_sign() -> None:
     text = story(_explained(views.closed_incident())).plain
     wanted = (
         "incident-1: node lost of node-2, closed",
-        "The agent's stream broke.",
+        "first sign: the agent's stream broke",
         "+0.000  the stream of node-2 broke: connection reset",
         "+0.084  node-1/0 lost its peers in step 61: peer closed",
         "+0.087  decided: fail over experts",

@@ -31,7 +31,7 @@ def test_the_default_is_a_new_folder_below_the_current_one(
     assert workdir.choose("small", None, AT).name == f"{first.name}-2"
 
 
-@pytest.mark.parametrize("trace", ("job.yaml", "controller.json", "metrics.jsonl", "controller.db"))
+@pytest.mark.parametrize("trace", ["job.yaml", "controller.json", "metrics.jsonl", "controller.db"])
 def test_another_run_is_not_written_over(tmp_path: Path, trace: str) -> None:
     (tmp_path / trace).touch()
     with pytest.raises(CliError, match="holds another run") as refused:
@@ -69,7 +69,7 @@ def test_only_a_run_can_be_resumed(tmp_path: Path) -> None:
         workdir.resumable(tmp_path)
 
 
-@pytest.mark.parametrize("text", ("", "{", "[]", '{"address": "x"}', '{"address": "x", "pid": "p"}'))
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"address": "x"}', '{"address": "x", "pid": "p"}'])
 def test_half_a_record_is_no_record(tmp_path: Path, text: str) -> None:
     (tmp_path / workdir.CONTROLLER_FILE).write_text(text)
     assert workdir.read_controller(tmp_path) is None
@@ -132,7 +132,7 @@ def test_the_newest_run_is_proposed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert f"--workdir {workdir.DEFAULT_PARENT}/new" in unknown.value.remedy
 
 
-@pytest.mark.parametrize("address", ("host", ":1", "host:", "host:x", "host:0", "host:70000"))
+@pytest.mark.parametrize("address", ["host", ":1", "host:", "host:x", "host:0", "host:70000"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(CliError, match="is not an address"):
         find_controller(address, None, None)
