@@ -61,9 +61,7 @@ class PlainJob:
     def windows(self) -> Windows:
         """The text that is trained on. Raises DataError."""
         text = open_text(self.data_path)
-        return Windows(
-            text, path=self.data_path, sequence_length=self.model.sequence_length, seed=self.seed
-        )
+        return Windows(text, path=self.data_path, sequence_length=self.model.sequence_length, seed=self.seed)
 
     @property
     def step_tokens(self) -> int:
@@ -182,9 +180,7 @@ class PlainTrainer:
             },
         ]
         betas = (config.beta1, config.beta2)
-        return torch.optim.AdamW(
-            groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True
-        )
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 
     def run_step(self, step: int) -> float:
         """One optimizer step; gives the loss."""

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from orchestrator import app, settings
+from orchestrator import settings
 
 
 def main() -> int:
@@ -14,13 +14,22 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    # Every job of APScheduler would be a line a few times a second.
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    # A line for each firing of a timer, and for each plugin: neither says anything about the job.
+    for talkative in ("apscheduler", "alembic"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    # What gRPC's own library would print about a taken port, we say ourselves, with a remedy.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        return app.run(settings.read(sys.argv[1:], os.environ))
+        read = settings.read(sys.argv[1:], os.environ)
+        from orchestrator import app  # a second of imports that --help and a bad command line do without
+
+        return app.run(read)
     except settings.SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return settings.ExitCode.BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted before it served", file=sys.stderr)
+        return settings.ExitCode.INTERRUPTED
 
 
 if __name__ == "__main__":

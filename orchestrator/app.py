@@ -30,7 +30,7 @@ from orchestrator.core.events import ControllerStarted, Event, JobSubmitted
 from orchestrator.core.ids import NodeId
 from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
-from orchestrator.core.state import ClusterState, Job
+from orchestrator.core.state import ClusterState, Job, JobState
 from orchestrator.jobfile import JobFileError, load_job_file
 from orchestrator.service import views
 from orchestrator.service.admin_api import ENDED, AdminApi, Sources
@@ -48,7 +48,7 @@ from orchestrator.settings import (
     default_database,
 )
 from orchestrator.store import schema
-from orchestrator.store.engine import open_engine
+from orchestrator.store.engine import open_engine, parse_url
 from orchestrator.store.lease import LEASE_SECONDS, ControllerLease, LeaseHeld
 from orchestrator.store.queries import Queries
 from orchestrator.store.repository import Repository
@@ -111,6 +111,10 @@ class End:
 
 def run(settings: Settings) -> int:
     """One controller process from start to end; its exit status. Raises SettingsError for bad input."""
+    try:
+        parse_url(settings.database)
+    except StoreError as error:  # the URL may hold a password: it is not shown
+        raise SettingsError("--database", None, str(error)) from error
     spec = _job_file(settings)
     _prepare_workdir(settings)
     try:
@@ -160,6 +164,9 @@ def _run_as_the_one(settings: Settings, spec: JobSpec | None) -> int:
     finally:
         engine.dispose()
     log.info("the controller has ended: %s", end.reason)
+    left = living_nodes(settings.workdir)
+    if left:
+        log.info("%s train on: start a controller on %s to go on", ", ".join(left), settings.workdir)
     if end.error is not None:
         return exit_code(end.error)
     return ExitCode.OK if end.succeeded else ExitCode.FAILED
@@ -284,12 +291,17 @@ class _Endings:
         if self._exit_when_done:
             self._end(End(kind=EndKind.DONE, reason=f"the job has ended: {reason}", succeeded=succeeded))
 
+    def job_was_over(self, made: _Made) -> None:
+        """Nothing will end a job that had ended before this controller began."""
+        job = made.state.job
+        if made.begin is Beginning.RESTART and job is not None and job.state in ENDED:
+            self.job_ended(job.state is not JobState.FAILED, job.reason)
+
     def shut_down(self, reason: str) -> None:
         self._end(End(kind=EndKind.SHUTDOWN, reason=reason))
 
     def signalled(self, number: signal.Signals) -> None:
-        reason = f"{number.name}; the nodes train on, start a controller on this work directory to go on"
-        self._end(End(kind=EndKind.SIGNAL, reason=reason))
+        self._end(End(kind=EndKind.SIGNAL, reason=f"{number.name} was received"))
 
     def failed(self, error: BaseException) -> None:
         self._end(End(kind=EndKind.FATAL, reason=f"{type(error).__name__}: {error}", error=error))
@@ -330,24 +342,25 @@ async def _serve(made: _Made) -> End:
     running = _Running(
         server=server, worker=worker, admin=admin, timers=timers, runner=runner, cluster=cluster
     )
-    try:
-        if made.begin is Beginning.RESUME:
-            await asyncio.to_thread(cluster.stop_all, "it is left from an earlier run", NODES_END_SECONDS)
-        # Before the first registration: what the last controller left undone, then what this one begins with.
-        controller.perform_unfinished()
-        inbox.put(_first_event(made.begin, made.spec, causes, clock.now()))
-        runner.start()
-        timers.start()
-        await server.start(worker=worker, admin=admin)
-        _write_controller_file(settings.workdir, address, made.spec, clock.now())
-        log.info("listening on %s", address)
-        with _signals(endings):
+    with _signals(endings):
+        try:
+            if made.begin is Beginning.RESUME:
+                await asyncio.to_thread(cluster.stop_all, "it is left from an earlier run", NODES_END_SECONDS)
+            # Before the first registration: what the last controller left undone, then what this one begins with.
+            controller.perform_unfinished()
+            inbox.put(_first_event(made.begin, made.spec, causes, clock.now()))
+            runner.start()
+            timers.start()
+            await server.start(worker=worker, admin=admin)
+            _write_controller_file(settings.workdir, address, made.spec, clock.now())
+            log.info("listening on %s", address)
+            endings.job_was_over(made)
             end = await endings.ended
-            log.info("ending: %s", end.reason)
-            await running.end(nodes_too=end.kind in (EndKind.SHUTDOWN, EndKind.DONE), reason=end.reason)
-    except BaseException:
-        await running.end(nodes_too=False, reason="the controller could not start")
-        raise
+        except BaseException:
+            await running.end(nodes_too=False, reason="the controller could not start")
+            raise
+        log.info("ending: %s", end.reason)
+        await running.end(nodes_too=end.kind in (EndKind.SHUTDOWN, EndKind.DONE), reason=end.reason)
     return end
 
 

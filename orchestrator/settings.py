@@ -55,6 +55,8 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     STORE_FAILED = 3
     LEASE_HELD = 4
+    INTERRUPTED = 130
+    """Told to end before it served."""
 
 
 class SettingsError(Exception):

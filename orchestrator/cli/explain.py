@@ -12,22 +12,22 @@ from rich.text import Text
 
 from orchestrator.cli import rows
 from orchestrator.cli.incident_events import in_words
-from orchestrator.cli.lines import line
+from orchestrator.cli.lines import line, paragraph
 from orchestrator.cli.render import BAD, FAINT, GOOD, WARN, clock, plural, seconds, style_of
 from orchestrator.cli.rows import Row
 
 _MOST_EVENTS = 60
 
 
-def story(explanation: Row) -> Text:
-    """The whole story, one paragraph after the other, for a console that wraps."""
+def story(explanation: Row, width: int | None) -> Text:
+    """The whole story, one paragraph after the other; `width` None for a pipe."""
     incident, events = explanation["incident"], explanation["events"]
     parts = [
         _title(incident),
-        *_timeline(incident, events),
-        *_decision(incident),
-        *_moved(events),
-        *_cost(incident),
+        *_timeline(incident, events, width),
+        *_decision(incident, width),
+        *_moved(events, width),
+        *_cost(incident, width),
     ]
     return Text("\n").join(parts)
 
@@ -38,25 +38,24 @@ def _title(incident: Row) -> Text:
         (incident["id"], "bold"),
         f": {incident['kind'].replace('-', ' ')}{about}, ",
         (incident["state"], style_of(incident["state"])),
-        f"\nfirst sign: {incident['cause']}" if incident["cause"] else "",
+        f"\n{incident['cause']}" if incident["cause"] else "",
     )
 
 
 def _heading(words: str) -> Text:
-    return line(f"\n{words}")
+    return line((f"\n{words}", "bold"))
 
 
-def _timeline(incident: Row, events: Sequence[Row]) -> list[Text]:
+def _timeline(incident: Row, events: Sequence[Row], width: int | None) -> list[Text]:
+    """Moments and events by time; of what happened at the same time the first sign comes first, a decision last."""
     first = incident["first_sign_at"]
-    moments = [(first, "first sign", WARN), *_milestones(incident)]
-    shown: list[tuple[float, int, Text]] = [
-        (at, 1, line(_offset(at - first), (words, f"bold {style}"))) for at, words, style in moments
-    ]
-    told = list(_without_repeats(events))
-    for event in told[:_MOST_EVENTS]:
-        shown.append((event["at"], 0, line(_offset(event["at"] - first), in_words(event))))
+    told = _without_repeats(events)
+    shown = [(first, 0, "first sign", f"bold {WARN}")]
+    shown += [(event["at"], 1, in_words(event), "") for event in told[:_MOST_EVENTS]]
+    shown += [(at, 2, words, f"bold {style}") for at, words, style in _milestones(incident)]
     found = [_heading(f"What happened, in seconds from the first sign at {clock(first)}")]
-    found += [text for _, _, text in sorted(shown, key=lambda each: each[:2])]
+    for at, _, words, style in sorted(shown, key=lambda each: each[:2]):
+        found += paragraph(words, width, _offset(at - first), style)
     if len(told) > _MOST_EVENTS:
         found.append(line((f"            and {len(told) - _MOST_EVENTS} more: understudy events", FAINT)))
     return found
@@ -97,25 +96,26 @@ def _without_repeats(events: Sequence[Row]) -> list[Row]:
     return found
 
 
-def _decision(incident: Row) -> list[Text]:
+def _decision(incident: Row, width: int | None) -> list[Text]:
     action, reasons = incident["action"], incident["reasons"]
     if not action and not reasons:
         return [_heading("What was decided"), line(("  nothing yet", WARN))]
     found = [_heading("What was decided, and why")]
     if action:
         found.append(line("  ", (action, "bold")))
-    found += [line(("  · ", FAINT), reason) for reason in reasons]
+    for reason in reasons:
+        found += paragraph(reason, width, "  · ")
     return found
 
 
-def _moved(events: Sequence[Row]) -> list[Text]:
+def _moved(events: Sequence[Row], width: int | None) -> list[Text]:
     """Copies made: in a handshake, or in the background before a trainer was seated."""
     joined = [each["detail"] for each in events if each["kind"] == "GenerationJoined"]
-    acquired = [each["detail"] for each in events if each["kind"] == "PartsAcquired"]
+    acquired = [each for each in events if each["kind"] == "PartsAcquired"]
     found = []
-    for detail in acquired:
-        words = f"{detail.get('trainer')} copied its parts from living replicas while the others trained"
-        found.append(f"{words} (caught up at step {detail.get('version')})")
+    for each in acquired:
+        what = "; ".join(each["reasons"]) or in_words(each)
+        found.append(f"{what}, copied from living replicas while the others trained")
     for detail in joined:
         if detail.get("copied_parts"):
             parts = plural(int(detail["copied_parts"]), "part")
@@ -123,34 +123,34 @@ def _moved(events: Sequence[Row]) -> list[Text]:
                 f"{detail.get('trainer')} took over {parts} as it joined generation {detail['generation']}"
             )
     found = found or ["nothing: every expert was played on where a replica of it lived already"]
-    return [_heading("What was moved"), *(line(f"  {each}") for each in dict.fromkeys(found))]
+    paragraphs = [paragraph(each, width, "  · ") for each in dict.fromkeys(found)]
+    return [_heading("What was moved"), *(each for lines in paragraphs for each in lines)]
 
 
-def _cost(incident: Row) -> list[Text]:
+def _cost(incident: Row, width: int | None) -> list[Text]:
     phases = incident["phases"]
     stood = rows.training_after(incident)
     whole = phases["redundancy_restored_seconds"]
-    found = [_heading("What it cost")]
+    found: list[tuple[str, str]] = []
     if stood is None:
-        found.append(line(("  training has not committed a step since", WARN)))
+        found.append(("training has not committed a step since", WARN))
     else:
         parts = ", ".join(
             f"{p.replace('_', ' ')} {seconds(phases[f'{p}_seconds'])}" for p in rows.PHASES[:-1]
         )
-        found.append(line("  no step was committed for ", (seconds(stood), "bold"), f" ({parts})"))
+        found.append((f"no step was committed for {seconds(stood)} ({parts})", ""))
     lost, redone = incident["steps_lost"], incident["steps_redone"]
     words = (
-        "no committed step was lost"
-        if not lost
-        else f"{plural(lost, 'committed step')} lost and trained again"
+        f"{plural(lost, 'committed step')} lost and trained again" if lost else "no committed step was lost"
     )
-    found.append(line("  ", (words, BAD if lost else GOOD)))
+    found.append((words, BAD if lost else GOOD))
     if redone:
-        found.append(line(f"  {plural(redone, 'step')} in flight computed again"))
+        found.append((f"{plural(redone, 'step')} in flight computed again", ""))
     elif not lost and stood is not None:
-        found.append(line("  the step in flight was completed from the gradients that the survivors held"))
+        found.append(("no step was computed twice", GOOD))
     if whole is not None:
-        found.append(line(f"  some experts had no backup for {seconds(whole)}"))
+        found.append((f"some experts lacked a replica for {seconds(whole)}", ""))
     elif incident["state"] != "closed":
-        found.append(line(("  some experts have no backup until capacity comes back", WARN)))
-    return found
+        found.append(("some experts lack a replica until capacity comes back", WARN))
+    paragraphs = [paragraph(each, width, "  · ", style) for each, style in found]
+    return [_heading("What it cost"), *(each for lines in paragraphs for each in lines)]

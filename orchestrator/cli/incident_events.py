@@ -25,6 +25,12 @@ def in_words(event: Row) -> str:
     return tell(_Known(detail))
 
 
+def shortened(text: object, most: int = 140) -> str:
+    """The beginning of a message: what libraries add to their errors is in the logs."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
+
+
 class _Known(dict[str, Any]):
     """A detail in which what is missing reads `?`: a log of another version is still a story."""
 
@@ -88,7 +94,9 @@ _SENTENCES: dict[str, Callable[[Detail], str]] = {
     "TrainerBecameReady": lambda d: f"trainer {d['trainer']} is ready for a seat",
     "TrainerExited": _exited,
     "TrainerFellSilent": _silent,
-    "CommunicationFailed": lambda d: f"{d['trainer']} lost its peers in step {d['step']}: {d['detail']}",
+    "CommunicationFailed": lambda d: (
+        f"{d['trainer']} lost its peers after step {d['step']}: {shortened(d['detail'])}"
+    ),
     "GenerationJoined": _joined,
     "StepCommitted": _committed,
     "PartsAcquired": lambda d: f"{d['trainer']} holds copies of its parts, up to step {d['version']}",

@@ -14,6 +14,8 @@ from orchestrator.cli.render import BAD, FAINT, GOOD, WARN, plural, seconds, sty
 from protos import admin_pb2
 
 _MOST_REASONS = 3
+_READING_SECONDS = 30.0
+_MARKS = {"open": ("●", BAD), "degraded": ("◐", WARN), "closed": ("✓", GOOD)}
 
 
 def incidents_lines(view: admin_pb2.JobView, width: int, room: int) -> list[Text]:
@@ -22,7 +24,8 @@ def incidents_lines(view: admin_pb2.JobView, width: int, room: int) -> list[Text
     found: list[Text] = []
     for position, incident in enumerate(incidents):
         left = len(incidents) - position - 1
-        block = _in_full(incident, width) if incident.state != "closed" else _closed(incident, width)
+        in_full = incident.state != "closed" or (position == 0 and _just_closed(incident, view.at))
+        block = _in_full(incident, width) if in_full else _closed(incident, width)
         reserved = 1 if left else 0
         if found and len(found) + len(block) + reserved > room:
             words = f"  and {plural(left + 1, 'earlier incident')}: see `understudy incidents`"
@@ -49,23 +52,29 @@ def phases_pieces(incident: rows.Row) -> list[tuple[str, str]]:
 
 def shown_reasons(view: admin_pb2.JobView) -> set[str]:
     """Reasons that the incidents tell already."""
-    return {reason for each in view.incidents if each.state != "closed" for reason in each.reasons}
+    told = (each for each in view.incidents if each.state != "closed" or _just_closed(each, view.at))
+    return {reason for each in told for reason in each.reasons}
+
+
+def _just_closed(incident: admin_pb2.Incident, at: float) -> bool:
+    """What is over in a second is shown a little longer, for people to read."""
+    return at < incident.first_sign_at + incident.phases.redundancy_restored_seconds + _READING_SECONDS
 
 
 def _in_full(incident: admin_pb2.Incident, width: int) -> list[Text]:
-    mark = ("●", BAD) if incident.state == "open" else ("◐", WARN)
+    mark = _MARKS.get(incident.state, ("●", BAD))
     head = line(
         mark,
         (f" {incident.id} ", "bold"),
         f"{incident.kind} {incident.node} ",
         (incident.state, style_of(incident.state)),
-        (f"  {incident.cause}" if incident.cause else "", FAINT),
+        (f"  {incident.cause}" if incident.cause not in incident.reasons else "", FAINT),
     )
     found = [cut(head, width), *_packed(phases_pieces(rows.incident(incident)), " › ", width)]
     if incident.action:
         found.append(cut(line(("  answer: ", FAINT), (incident.action, "bold")), width))
     for reason in list(incident.reasons)[-_MOST_REASONS:]:
-        found += wrapped(reason, width, "  · ", most=2)
+        found += wrapped(reason, width, "  · ", most=3)
     return found
 
 

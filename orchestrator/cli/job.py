@@ -33,6 +33,14 @@ class Changes:
         """`--set` in its order, then the short forms, which therefore win."""
         return [*self.overrides, *self._short()]
 
+    def words(self) -> list[str]:
+        """The same overrides as they would be typed; failures to inject are left to the next run."""
+        short = {"--nodes": self.nodes, "--spares": self.spares, "--steps": self.steps}
+        words = [word for each in self.overrides for word in ("--set", each)]
+        return words + [
+            word for name, value in short.items() if value is not None for word in (name, str(value))
+        ]
+
     def _short(self) -> list[str]:
         short = {"cluster.nodes": self.nodes, "cluster.spares": self.spares, "steps": self.steps}
         return [f"{name}={value}" for name, value in short.items() if value is not None]

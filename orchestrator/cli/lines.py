@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.cli.render import FAINT
 
+_MOST_LINES = 100
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -64,6 +65,13 @@ def wrapped(text: str, width: int, lead: str, style: str = "", most: int = 3) ->
     return [
         cut(line((start, FAINT), (each, style)), width) for start, each in zip(leads, found, strict=False)
     ]
+
+
+def paragraph(text: str, width: int | None, lead: str, style: str = "") -> list[Text]:
+    """The whole sentence, however many lines it takes; `width` None leaves it in one."""
+    if width is None:
+        return [line((lead, FAINT), (" ".join(text.split()), style))]
+    return wrapped(text, width, lead, style, most=_MOST_LINES)
 
 
 def beside(left: Sequence[Text], right: Sequence[Text], left_width: int, gap: int) -> list[Text]:

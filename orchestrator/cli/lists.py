@@ -164,7 +164,7 @@ def incidents(output: str, **options: Any) -> None:
     examples:
       understudy incidents
       understudy incidents -o json | jq '.[] | {id, cause, phases}'
-      understudy explain incident-1            # the whole story of one
+      understudy explain inc-0001               # the whole story of one
 
     \b
     fields of -o json (a list):
@@ -337,8 +337,8 @@ def explain(incident: str, output: str, **options: Any) -> None:
     \b
     examples:
       understudy incidents                     # which there are
-      understudy explain incident-1
-      understudy explain incident-1 --workdir understudy-runs/stdlib-moe-20260101-120000
+      understudy explain inc-0001
+      understudy explain inc-0001 --workdir understudy-runs/stdlib-moe-20260101-120000
 
     \b
     fields of -o json (an object):
@@ -348,7 +348,7 @@ def explain(incident: str, output: str, **options: Any) -> None:
     told = _kept_or_asked(whom.target(), whom, incident)
     console, chosen = Console(highlight=False), Output(output)
     if chosen is Output.TABLE:
-        console.print(story(told), soft_wrap=not console.is_terminal)
+        console.print(story(told, console.width if console.is_terminal else None), soft_wrap=True)
     else:
         show_one(console, told, chosen)
 

@@ -26,6 +26,8 @@ _LEAST_LOG_LINES = 2
 _UNLIMITED = 1000
 ENDED = ("finished", "stopped", "failed")
 """States of a job that does not go on by itself."""
+_TOLD_ELSEWHERE = ("running", "recovering", "finished")
+"""States whose reason is an incident's, or none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ def _header(view: admin_pb2.JobView, width: int, aside: Aside) -> list[Text]:
     if aside.away_seconds is not None:
         words = f"controller away for {seconds(aside.away_seconds)}: training goes on without it"
         found.append(line((words, WARN)))
-    elif job.reason and job.state not in ("running", "finished"):
+    elif job.reason and job.state not in _TOLD_ELSEWHERE:
         found += wrapped(job.reason, width, "", BAD if job.state == "failed" else WARN, most=2)
     return found
 

@@ -45,7 +45,7 @@ def understudy() -> None:
       understudy nodes --workdir DIR
       understudy incidents --workdir DIR
     afterwards:
-      understudy explain incident-1 --workdir DIR
+      understudy explain inc-0001 --workdir DIR
       understudy run --resume DIR --steps 400
     """
 

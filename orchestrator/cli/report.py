@@ -14,12 +14,12 @@ from rich.text import Text
 
 from orchestrator.cli import rows
 from orchestrator.cli import workdir as workdirs
-from orchestrator.cli.lines import line
+from orchestrator.cli.lines import line, paragraph
 from orchestrator.cli.render import BAD, FAINT, GOOD, Column, percent, plural, seconds, size, style_of, table
 from orchestrator.cli.rows import Row
 
 _MOST_INCIDENTS = 20
-_LEGEND = 13
+_LEGEND = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class Ended:
     """As `rows.job`."""
     summary: dict[str, Any]
     workdir: Path
-    config: str
-    """The job file as it was named on the command line."""
+    job_words: tuple[str, ...]
+    """The job as it was named on the command line: the file, and what was changed about it."""
     nodes: int
     steps: int
     notes: tuple[str, ...] = ()
@@ -43,7 +43,6 @@ _COLUMNS = (
     Column(header="KIND", cell=lambda row: row["kind"], keep=7),
     Column(header="NODE", cell=lambda row: row["node"], keep=8),
     Column(header="DETECT", cell=lambda row: seconds(row["phases"]["detect_seconds"]), right=True, keep=4),
-    Column(header="DECIDE", cell=lambda row: seconds(row["phases"]["decide_seconds"]), right=True, keep=2),
     Column(header="REGROUP", cell=lambda row: seconds(row["phases"]["regroup_seconds"]), right=True, keep=3),
     Column(
         header="COMMIT", cell=lambda row: seconds(row["phases"]["first_commit_seconds"]), right=True, keep=4
@@ -61,9 +60,13 @@ _COLUMNS = (
 
 
 def report(ended: Ended, width: int | None) -> Text:
-    """The whole report; `width` None for a pipe."""
-    parts = [_title(ended), *_results(ended), *_incidents(ended, width), *_places(ended), *_next(ended)]
-    return Text("\n").join(parts)
+    """What was trained and what failed; `width` None for a pipe."""
+    return Text("\n").join([_title(ended), *_results(ended, width), *_incidents(ended, width)])
+
+
+def afterwards(ended: Ended) -> Text:
+    """Where things are and what to try next: lines to be copied, so nothing is wrapped or framed."""
+    return Text("\n").join([*_places(ended), *_next(ended)])
 
 
 def _title(ended: Ended) -> Text:
@@ -76,7 +79,7 @@ def _row(legend: str, *parts: str | tuple[str, str] | Text) -> Text:
     return line((legend.ljust(_LEGEND), FAINT), *parts)
 
 
-def _results(ended: Ended) -> list[Text]:
+def _results(ended: Ended, width: int | None) -> list[Text]:
     summary, job = ended.summary, ended.job
     took = ""
     if job["started_at"] and job["ended_at"]:
@@ -90,14 +93,16 @@ def _results(ended: Ended) -> list[Text]:
         _row("generations", str(summary["generations"])),
         _row("checkpoints", _checkpoints(summary["checkpoints"])),
     ]
-    return found + [_row("note", note) for note in ended.notes]
+    for note in ended.notes:
+        found += paragraph(note, width, "note".ljust(_LEGEND))
+    return found
 
 
 def _samples(summary: dict[str, Any]) -> Text:
     expected, counted = summary["samples_expected"], summary["samples_counted"]
     duplicated, missing = summary["samples_duplicated"], summary["samples_missing"]
     whole = expected == counted and not duplicated and not missing
-    verdict = ("each exactly once", GOOD) if whole else ("NOT each exactly once", BAD)
+    verdict = ("exactly once", GOOD) if whole else ("NOT exactly once", BAD)
     numbers = f"{expected} expected, {counted} counted, {duplicated} duplicated, {missing} missing: "
     return _row("samples", numbers, verdict)
 
@@ -118,20 +123,23 @@ def _incidents(ended: Ended, width: int | None) -> list[Text]:
     if not incidents:
         return [line("\n", ("no incident", GOOD), ": nothing failed")]
     shown = incidents[-_MOST_INCIDENTS:]
-    found = [line(("\nincidents", "bold"), (" (times from the first sign of each)", FAINT))]
+    found = [line(("\nincidents", "bold"))]
     found.append(table(_COLUMNS, shown, width, ""))
+    meaning = (
+        "TRAINING: from the first sign to the next committed step; REDUNDANT: until every replica was back"
+    )
+    found += paragraph(meaning, width, "", FAINT)
     if len(incidents) > len(shown):
         found.append(line((f"and {plural(len(incidents) - len(shown), 'earlier one')}", FAINT)))
     for incident in shown:
         found.append(line((f"\n{incident['id']}", "bold"), f": {incident['action'] or incident['kind']}"))
-        if incident["cause"]:
-            found.append(line(("  first sign: ", FAINT), incident["cause"]))
-        found += [line(("  · ", FAINT), reason) for reason in incident["reasons"]]
+        for reason in dict.fromkeys([incident["cause"], *incident["reasons"]]):
+            found += paragraph(reason, width, "  · ")
     return found
 
 
 def _places(ended: Ended) -> list[Text]:
-    found = [line(("\nwhere things are", "bold"))]
+    found = [line(("where things are", "bold"))]
     found.append(_row("workdir", str(ended.workdir)))
     names = (
         (workdirs.METRICS_FILE, "one line per committed step"),
@@ -154,7 +162,7 @@ def _next(ended: Ended) -> list[Text]:
 def next_commands(ended: Ended) -> list[tuple[str, str]]:
     """Three commands that make sense now, with what each shows."""
     here = shlex.quote(str(ended.workdir))
-    config = shlex.quote(ended.config)
+    job = shlex.join(ended.job_words)
     incidents = ended.summary["incidents"]
     state = ended.job["state"]
     middle = max(1, ended.steps // 3)
@@ -163,11 +171,11 @@ def next_commands(ended: Ended) -> list[tuple[str, str]]:
         "the whole story of the last incident",
     )
     kill = (
-        f"understudy run {config} --fail 'step={middle},kind=sigkill,node=node-{min(2, ended.nodes)}'",
+        f"understudy run {job} --fail 'step={middle},kind=sigkill,node=node-{min(2, ended.nodes)}'",
         "kill a node in mid-step and watch its experts being played on",
     )
     freeze = (
-        f"understudy run {config} --fail 'step={middle},kind=sigstop,node=node-{min(3, ended.nodes)}'",
+        f"understudy run {job} --fail 'step={middle},kind=sigstop,node=node-{min(3, ended.nodes)}'",
         "freeze a node instead of killing it: the failure that no socket reports",
     )
     longer = (
@@ -180,5 +188,6 @@ def next_commands(ended: Ended) -> list[tuple[str, str]]:
         "what the controller saw last",
     )
     choices = {"failed": (log, explain, resume, kill), "stopped": (resume, explain, kill, freeze)}
-    picked = choices.get(state, (explain, kill, freeze, longer))
+    after = (explain, freeze, longer) if incidents else (kill, freeze, longer)
+    picked = choices.get(state, after)
     return [each for each in picked if each[0]][:3]

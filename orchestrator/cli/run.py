@@ -19,7 +19,7 @@ from orchestrator.cli.connection import read_token
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.options import PATH, job_options, token_option
-from orchestrator.cli.report import Ended, report
+from orchestrator.cli.report import Ended, afterwards, report
 from orchestrator.cli.screen import open_screen
 from orchestrator.cli.session import Outcome, Plan, Session
 from orchestrator.cli.validate import in_words
@@ -101,11 +101,13 @@ def run(
         token=token,
         record_svg=record_svg,
     )
-    named = config or str(directory / workdirs.JOB_FILE)
-    sys.exit(perform(plan, spec, config=named, summary=summary, plain=plain))
+    job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
+    sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
 
 
-def perform(plan: Plan, spec: JobSpec, *, config: str, summary: Path | None, plain: bool) -> ExitCode:
+def perform(
+    plan: Plan, spec: JobSpec, *, job_words: tuple[str, ...], summary: Path | None, plain: bool
+) -> ExitCode:
     """A prepared run from start to report. Raises CliError."""
     console = Console(highlight=False)
     _say(console, f"{in_words(spec)}\nworkdir {plan.workdir}")
@@ -120,7 +122,7 @@ def perform(plan: Plan, spec: JobSpec, *, config: str, summary: Path | None, pla
         job=rows.job(outcome.view.job),
         summary=outcome.summary,
         workdir=plan.workdir,
-        config=config,
+        job_words=job_words,
         nodes=spec.cluster.nodes,
         steps=spec.steps,
         notes=tuple(outcome.notes),
@@ -128,7 +130,8 @@ def perform(plan: Plan, spec: JobSpec, *, config: str, summary: Path | None, pla
     if console.is_terminal and not plain:
         console.print(Panel(report(ended, console.width - _PANEL_CELLS), title="report", title_align="left"))
     else:
-        console.print(report(ended, None), soft_wrap=True)
+        console.print(report(ended, None), "", sep="\n", soft_wrap=True)
+    console.print(afterwards(ended), soft_wrap=True)
     return ExitCode.FAILED if ended.job["state"] == "failed" else ExitCode.OK
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
+import termios
 import time
-from typing import Protocol
+from typing import IO, Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -21,6 +22,8 @@ from protos import admin_pb2
 
 _LEAST_WIDTH = 40
 _LEAST_HEIGHT = 12
+_LOCAL_FLAGS = 3
+"""Where the local modes are in the list of `tcgetattr`."""
 
 
 class Screen(Protocol):
@@ -58,27 +61,44 @@ def open_screen(console: Console, *, plain: bool) -> Screen:
 class LiveScreen:
     """The picture, redrawn when there is something new."""
 
-    gone = False
-
     def __init__(self, console: Console) -> None:
+        self.gone = False
         self._console = console
         self._live = Live(
             console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
+        self._echo = _without_echoed_control(console.file)
         self._live.start()
 
     def show(self, view: admin_pb2.JobView, aside: Aside) -> None:
         size = self._console.size
-        self._live.update(render(view, size.width, size.height, aside), refresh=True)
+        self._draw(render(view, size.width, size.height, aside))
 
     def progress(self, words: str) -> None:
-        self._live.update(Text(words, style=FAINT), refresh=True)
+        self._draw(Text(words, style=FAINT))
 
     def note(self, words: str) -> None:
         """Notes are part of the picture (`Aside`)."""
 
     def close(self) -> None:
-        self._live.stop()
+        try:
+            self._live.stop()
+            if self._echo is not None:
+                termios.tcsetattr(self._console.file.fileno(), termios.TCSANOW, self._echo)
+        except (OSError, termios.error):
+            self._left()
+
+    def _draw(self, picture: RenderableType) -> None:
+        if self.gone:
+            return
+        try:
+            self._live.update(picture, refresh=True)
+        except OSError:
+            self._left()
+
+    def _left(self) -> None:
+        self.gone = True
+        swallow_output()
 
 
 class PlainScreen:
@@ -112,13 +132,29 @@ class PlainScreen:
         try:
             self._console.file.write(f"{words}\n")
             self._console.file.flush()
-        except BrokenPipeError:
+        except OSError:
             self.gone = True
             swallow_output()
 
 
+def _without_echoed_control(terminal: IO[str]) -> list[Any] | None:
+    """Have Ctrl-C not write `^C` into the picture; gives the settings as they were, None when it is no terminal."""
+    try:
+        before = termios.tcgetattr(terminal.fileno())
+        changed = list(before)
+        changed[_LOCAL_FLAGS] &= ~termios.ECHOCTL
+        termios.tcsetattr(terminal.fileno(), termios.TCSANOW, changed)
+    except (termios.error, OSError):
+        return None
+    return before
+
+
 def swallow_output() -> None:
-    """The reader of our output has left: what is still written goes nowhere, also at the interpreter's exit."""
+    """Whoever read our output has left, or the terminal has: what is still written goes nowhere, also at the exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

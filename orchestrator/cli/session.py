@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ KILL_SECONDS = 5.0
 
 TAKE_UP_SECONDS = 10.0
 """For a controller to take up a job that had ended."""
+_MOST_SAID = 3
 
 _HINT = "Ctrl-C stops at a step boundary, with a checkpoint"
 _STOPPING = (
@@ -88,6 +90,7 @@ class Session:
         self._outcome = Outcome()
         self._admin: Admin | None = None
         self._watch: Watch | None = None
+        self._said: deque[str] = deque(maxlen=_MOST_SAID)
         self._stop_asked_at: float | None = None
         self._stop_taken = False
         self._began_at = time.time()
@@ -189,7 +192,7 @@ class Session:
     def _aside(self, sighting: Sighting) -> Aside:
         away = None if sighting.away_since is None else time.monotonic() - sighting.away_since
         return Aside(
-            notes=tuple(self._outcome.notes),
+            notes=tuple(self._said),
             hint=_HINT if self._stop_asked_at is None else _STOPPING,
             away_seconds=away if away is not None and away >= AWAY_SECONDS else None,
         )
@@ -211,10 +214,10 @@ class Session:
             return
         assert self._admin is not None
         try:
-            self._note(self._admin.stop(by=who()))
+            self._say(self._admin.stop(by=who()))
             self._stop_taken = True
         except CliError as error:
-            self._screen.note(error.message)
+            self._say(error.message)
 
     def _mind_controller(self) -> None:
         death = self._controller.death()
@@ -236,7 +239,13 @@ class Session:
         self._controller.start(listen=self._admin.target.address, resume=False)
 
     def _note(self, words: str) -> None:
+        """For the screen and for the report."""
         self._outcome.notes.append(words)
+        self._say(words)
+
+    def _say(self, words: str) -> None:
+        """For the screen only."""
+        self._said.append(words)
         self._screen.note(words)
 
     # ---- end ----
@@ -270,17 +279,19 @@ class Session:
 
     def _close(self, orderly: bool) -> None:
         """The terminal first, then every process: the controller is asked, then killed; nodes likewise."""
-        self._screen.close()
-        if self._watch is not None:
-            self._watch.close()
-        if self._admin is not None:
-            if not orderly and not self._outcome.ended_at_once:
-                self._force_shutdown(self._admin)
-            self._admin.close()
-        if self._controller.pid is not None:
-            self._controller.kill()
-        grace = GRACE_SECONDS if self._interrupts.count < 2 else 0.0
-        ended = processes.end_nodes(self._plan.workdir, grace_seconds=grace, kill_seconds=KILL_SECONDS)
+        try:
+            self._screen.close()
+            if self._watch is not None:
+                self._watch.close()
+            if self._admin is not None:
+                if not orderly and not self._outcome.ended_at_once:
+                    self._force_shutdown(self._admin)
+                self._admin.close()
+        finally:
+            if self._controller.pid is not None:
+                self._controller.kill()
+            grace = GRACE_SECONDS if self._interrupts.count < 2 else 0.0
+            ended = processes.end_nodes(self._plan.workdir, grace_seconds=grace, kill_seconds=KILL_SECONDS)
         if ended and orderly:
             self._outcome.notes.append(f"nodes had to be ended from here: {', '.join(ended)}")
 

@@ -84,8 +84,6 @@ class Controller:
         self._state = state
         self._ports = ports
         self._failed: list[_Failed] = []
-        # A database that was brought back from a copy may know less than the ledger does: no number is given twice.
-        state.memory.newest_seen = max(state.memory.newest_seen, ports.ledger.newest_generation)
 
     def handle(self, event: Event) -> None:
         """Take one event through all three stages. Raises StoreError, LedgerError, or the bug that it met."""
@@ -93,7 +91,7 @@ class Controller:
             self._ports.ledger.append(event.record)
         elif isinstance(event, CheckpointSealed):
             self._ports.ledger.sync()
-        self._state.reported_through = self._ports.ledger.reported_through
+        self._tell_of_the_ledger()
         outcome = self._machine.handle(event)
         self._ports.store.commit(event, outcome)
         for reason in outcome.reasons:
@@ -122,6 +120,16 @@ class Controller:
     def inspect(self, look: Callable[[ClusterState], T]) -> T:
         """Show the state as it is between two events. `look` must copy what it keeps, and change nothing."""
         return look(self._state)
+
+    def _tell_of_the_ledger(self) -> None:
+        """The two volatile facts that the core takes from it: where it ends, and a generation that existed for sure.
+
+        The second matters when the database was brought back from a copy: no number that the ledger knows is given
+        again, however little the database remembers.
+        """
+        state, ledger = self._state, self._ports.ledger
+        state.reported_through = ledger.reported_through
+        state.memory.newest_seen = max(state.memory.newest_seen, ledger.newest_generation)
 
     def _perform(self, action: Action, attempts: int) -> None:
         if isinstance(action, _OF_A_NODE):
@@ -154,7 +162,7 @@ class Controller:
                 ports.cluster.stop_node(action.node, action.reason)
             case actions.RollBackLedger():
                 ports.ledger.roll_back(action.step, action.generation)
-                self._state.reported_through = ports.ledger.reported_through
+                self._tell_of_the_ledger()
             case actions.EndJob():
                 ports.ending.job_ended(action.succeeded, action.reason)
             case (

@@ -28,6 +28,8 @@ from orchestrator.core.state import (
 )
 
 REQUEST_DIGITS = 4
+EMPTY_SHARD = "{}"
+"""Stands for the shard of a rank that has nothing to write; an empty string is one that has not written yet."""
 UNFINISHED = (CheckpointState.REQUESTED, CheckpointState.WRITING)
 
 
@@ -56,15 +58,17 @@ def sealed_in_this_run(state: ClusterState, purpose: CheckpointPurpose) -> Check
     )
 
 
-def may_begin(state: ClusterState) -> bool:
-    """The members are together, no change of generation is on its way, and no other checkpoint is under way."""
-    return roster.all_joined(state) and state.planned is None and unfinished(state) is None
+def may_begin(decision: Decision) -> bool:
+    """The members are together, no change of generation and no other checkpoint is on its way, none failed just now."""
+    state, failed_at = decision.state, decision.state.memory.checkpoint_failed_at
+    rested = failed_at is None or decision.at - failed_at >= decision.policy.checkpoint_pause_seconds
+    return rested and roster.all_joined(state) and state.planned is None and unfinished(state) is None
 
 
 def request(decision: Decision, purpose: CheckpointPurpose, why: str) -> Checkpoint:
     """Have all members take a checkpoint at the next boundary that they agree on."""
     generation = decision.state.generation
-    assert generation is not None and may_begin(decision.state)
+    assert generation is not None and may_begin(decision)
     job = decision.job
     checkpoint = Checkpoint(
         request=f"ckpt-{job.next_request:0{REQUEST_DIGITS}d}",
@@ -91,7 +95,7 @@ def request(decision: Decision, purpose: CheckpointPurpose, why: str) -> Checkpo
 def advance(decision: Decision) -> None:
     """Take the checkpoint that is due or wanted, as soon as it can be taken."""
     memory = decision.state.memory
-    if not may_begin(decision.state):
+    if not may_begin(decision):
         return
     if memory.checkpoint_wanted:
         memory.checkpoint_wanted = False
@@ -111,7 +115,7 @@ def due(decision: Decision) -> None:
 def wanted_by_human(decision: Decision, by: str) -> None:
     """A human's request: taken at once, or as soon as the members are together again."""
     other = unfinished(decision.state)
-    if may_begin(decision.state):
+    if may_begin(decision):
         request(decision, CheckpointPurpose.ASKED, f"asked for by {by}")
     elif other is not None:
         decision.say(f"{other.request} is being taken already: {by} gets that one")
@@ -128,7 +132,8 @@ def repeat_orders(decision: Decision, node: NodeId) -> None:
     if all(checkpoint.shards):
         if node_of(generation.members[0].trainer) == node:
             _seal(decision, checkpoint, generation)
-    elif any(not checkpoint.shards[each.rank] for each in roster.members_on(generation, node)):
+    elif checkpoint.state is CheckpointState.REQUESTED:
+        # Once one shard is written, all members have taken the order: to repeat it would be a second one.
         _take(decision, checkpoint, node)
 
 
@@ -151,7 +156,7 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
         fail(decision, checkpoint, reason)
         return
     shards = list(checkpoint.shards)
-    shards[event.rank] = event.shard
+    shards[event.rank] = event.shard or EMPTY_SHARD
     checkpoint = replace(checkpoint, shards=tuple(shards), bytes=checkpoint.bytes + event.bytes)
     decision.put(checkpoint)
     generation = decision.state.generation
@@ -197,16 +202,17 @@ def interrupt(decision: Decision, why: str) -> None:
     if all(checkpoint.shards) and generation.members:
         _seal(decision, checkpoint, generation)
     else:
-        fail(decision, checkpoint, why)
+        fail(decision, checkpoint, why, counts=False)
 
 
-def fail(decision: Decision, checkpoint: Checkpoint, reason: str) -> None:
+def fail(decision: Decision, checkpoint: Checkpoint, reason: str, *, counts: bool = True) -> None:
     """Give a checkpoint up. One that a human or the job's end asked for is taken again, a bounded number of times."""
     memory = decision.state.memory
     decision.move_checkpoint(checkpoint.request, CheckpointTrigger.FAIL, reason)
+    memory.checkpoint_failed_at = decision.at
     again = ""
     if checkpoint.purpose is not CheckpointPurpose.INTERVAL:
-        memory.checkpoint_failures += 1
+        memory.checkpoint_failures += counts
         attempts = decision.policy.checkpoint_attempts
         exhausted = memory.checkpoint_failures >= attempts
         again = (
@@ -290,7 +296,7 @@ def _seal(decision: Decision, checkpoint: Checkpoint, generation: Generation) ->
             request=checkpoint.request,
             step=checkpoint.step,
             name=checkpoint.name,
-            shards=checkpoint.shards,
+            shards=tuple("" if shard == EMPTY_SHARD else shard for shard in checkpoint.shards),
         )
     )
 

@@ -97,7 +97,7 @@ def _finish(decision: Decision) -> None:
         reason = f"all {steps} steps are done; {_failure(decision)}"
         decision.say(reason)
         jobs.end(decision, JobTrigger.END_FINISHED, reason, succeeded=True)
-    elif checkpoints.may_begin(state):
+    elif checkpoints.may_begin(decision):
         checkpoints.request(decision, CheckpointPurpose.FINISH, "all steps are done")
 
 
@@ -119,7 +119,7 @@ def _stop(decision: Decision) -> None:
             decision.say("the members leave the loop at the next boundary")
             for node in dict.fromkeys(roster.nodes_by_rank(generation)):
                 _send_stop(decision, node)
-    elif checkpoints.may_begin(state):
+    elif checkpoints.may_begin(decision):
         checkpoints.request(decision, CheckpointPurpose.STOP, "the job stops")
 
 

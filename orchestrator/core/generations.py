@@ -96,9 +96,7 @@ def promote(decision: Decision) -> None:
     planned = decision.state.planned
     assert planned is not None
     _take_over(decision, replace(planned, began_at=decision.at))
-    decision.say(
-        f"generation {planned.number} has taken over at a step boundary: {planned.reason}", planned.incident
-    )
+    decision.say(f"generation {planned.number} has taken over at a step boundary", planned.incident)
 
 
 def joined(decision: Decision, event: GenerationJoined) -> None:
@@ -137,6 +135,7 @@ def _take_over(decision: Decision, generation: Generation) -> None:
     memory.blame = None
     memory.redone = False
     memory.ended.clear()
+    memory.node_starts.clear()
     memory.busy_share.clear()
     memory.stragglers = ()
     memory.waiting_since = None if generation.members else decision.at

@@ -13,7 +13,7 @@ from orchestrator.core import checkpoints, endings, generations, repair, roster
 from orchestrator.core.actions import Fence, RestartTrainer, StopNode, Welcome
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import NodeRegistered, TrainerStatus
-from orchestrator.core.ids import NodeId
+from orchestrator.core.ids import GenerationNumber, NodeId
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.core.state import JobState, NodeState
 
@@ -57,7 +57,9 @@ def fence(decision: Decision, node: NodeId, reason: str) -> None:
     for status in view.trainers.values():
         fenced[status.trainer] = max(status.start, fenced.get(status.trainer, 0))
     decision.say(f"{reason}: its trainers are ended and start fresh, as spares")
-    decision.act(Fence(id=decision.action_id(), generation=decision.number, node=node, reason=reason))
+    # Not below what the agent has seen, else it would take the fence for an old one.
+    number = GenerationNumber(max(decision.number, decision.state.memory.newest_seen))
+    decision.act(Fence(id=decision.action_id(), generation=number, node=node, reason=reason))
 
 
 def send_generations(decision: Decision, node: NodeId) -> None:

@@ -20,10 +20,9 @@ def infer(decision: Decision, statuses: Sequence[TrainerStatus], before: Sequenc
     for status in statuses:
         previous = last.get(status.trainer)
         _came_or_went(decision, status, previous)
-        if previous is None or (previous.start, previous.generation) != (status.start, status.generation):
-            continue
-        _enter_planned(decision, status)
-        _at_work(decision, status, previous)
+        if status.phase in roster.AT_WORK:
+            _enter_planned(decision, status)
+        _member(decision, status, previous)
 
 
 def _came_or_went(decision: Decision, status: TrainerStatus, previous: TrainerStatus | None) -> None:
@@ -32,14 +31,14 @@ def _came_or_went(decision: Decision, status: TrainerStatus, previous: TrainerSt
 
 
 def _enter_planned(decision: Decision, status: TrainerStatus) -> None:
-    """Twice in a row at work in the planned generation: it has been entered."""
+    """At work in the planned generation: it has been entered."""
     planned = decision.state.planned
-    if planned is not None and status.generation == planned.number and status.phase in roster.AT_WORK:
+    if planned is not None and status.generation == planned.number:
         generations.observe(decision, status.trainer, status.generation)
         decision.stirred = True
 
 
-def _at_work(decision: Decision, status: TrainerStatus, previous: TrainerStatus) -> None:
+def _member(decision: Decision, status: TrainerStatus, previous: TrainerStatus | None) -> None:
     """A member of the generation in force: it has joined if it is at work; new operations are progress."""
     state = decision.state
     generation = state.generation
@@ -47,14 +46,21 @@ def _at_work(decision: Decision, status: TrainerStatus, previous: TrainerStatus)
         return
     if not roster.is_member(generation, status.trainer, status.start):
         return
-    state.committed = max(state.committed, status.step)
-    if (status.operation, status.step, status.phase) != (previous.operation, previous.step, previous.phase):
+    if previous is None or _place(status) != _place(previous):
         state.memory.progress_at = decision.at
-    if status.phase in roster.AT_WORK and status.trainer not in state.joined:
-        generations.seen_at_work(decision, status.trainer)
-        decision.stirred = True
+    if status.phase in roster.AT_WORK:
+        # Only now: while it restores, a trainer still shows the step that it had before.
+        state.committed = max(state.committed, status.step)
+        if status.trainer not in state.joined:
+            generations.seen_at_work(decision, status.trainer)
+            decision.stirred = True
     if status.phase is TrainerPhase.FINISHED and status.trainer not in state.memory.ended:
         decision.stirred = True
     past = decision.policy.busy_share_memory
     share = state.memory.busy_share.get(status.trainer, 0.0)
     state.memory.busy_share[status.trainer] = past * share + (1.0 - past) * (not status.waiting)
+
+
+def _place(status: TrainerStatus) -> tuple[int, int, TrainerPhase]:
+    """Where in its work a trainer is."""
+    return status.step, status.operation, status.phase

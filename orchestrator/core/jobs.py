@@ -77,12 +77,17 @@ def start_node(decision: Decision, node: NodeId, reason: str) -> None:
     decision.act(StartNode(id=decision.action_id(), generation=decision.number, node=node))
 
 
-def start_lost_nodes(decision: Decision) -> None:
-    """Nobody is left to train: have every lost node that may work started again."""
-    state = decision.state
-    dead = [node for node in roster.nodes_in_order(state) if state.nodes[node].state is NodeState.DEAD]
-    for node in [node for node in dead if not state.nodes[node].cordoned]:
-        start_node(decision, node, "is started again, since nobody is left to train")
+def revive_nodes(decision: Decision, reason: str) -> None:
+    """The job waits for nodes: have the lost ones of the job started again, a bounded number of times."""
+    state, starts = decision.state, decision.state.memory.node_starts
+    for node in node_ids(decision.job.spec.cluster):
+        entity = state.nodes[node]
+        if entity.state is not NodeState.DEAD or entity.cordoned:
+            continue
+        if starts.get(node, 0) < decision.policy.node_starts:
+            starts[node] = starts.get(node, 0) + 1
+            decision.say(f"{node} {reason}")
+            start_node(decision, node, reason)
 
 
 def try_start(decision: Decision) -> None:
@@ -92,6 +97,8 @@ def try_start(decision: Decision) -> None:
     if len(complete) < cluster.nodes:
         state.memory.quorum_at = None
         _give_up_late(decision, complete)
+        if decision.works():
+            revive_nodes(decision, "was lost before the job began and is started again")
         return
     if state.memory.quorum_at is None:
         state.memory.quorum_at = decision.at

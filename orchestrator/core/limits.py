@@ -84,8 +84,9 @@ def _blame(decision: Decision) -> bool:
         view = state.views[node]
         if not view.connected or decision.at - view.last_seen > late:
             return False
-    cause = f"{blame.by} lost touch with a peer ({blame.detail}) and nobody is missing"
-    _answer_nobody_lost(decision, blame.by, cause, blame.at)
+    first = blame.reporters[0]
+    cause = f"{first} lost touch with a peer ({blame.detail}) and nobody is missing"
+    _answer_nobody_lost(decision, first, cause, blame.at)
     return True
 
 

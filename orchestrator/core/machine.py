@@ -35,6 +35,7 @@ from orchestrator.core.state import ClusterState
 
 _ANYTIME = (
     events.JobSubmitted
+    | events.ControllerStarted
     | events.DrainRequested
     | events.CordonRequested
     | events.UncordonRequested

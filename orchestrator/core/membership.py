@@ -120,9 +120,11 @@ def communication_failed(decision: Decision, event: CommunicationFailed) -> None
         return
     if state.memory.blame is None:
         state.memory.blame = Blame(
-            generation=generation.number, by=event.trainer, detail=event.detail, at=decision.at
+            generation=generation.number, reporters=(), detail=event.detail, at=decision.at
         )
         decision.say(f"{event.trainer} lost touch with a peer after step {event.step}: {event.detail}")
+    blame = state.memory.blame
+    state.memory.blame = replace(blame, reporters=(*blame.reporters, event.trainer))
     lose_unreachable(decision)
 
 
@@ -159,6 +161,8 @@ def trainer_became_ready(decision: Decision, event: TrainerBecameReady) -> None:
     if not _speaks_for_its_node(decision, event.trainer, event.incarnation):
         return
     decision.state.views[node_of(event.trainer)].trainers[event.trainer] = event.status
+    # An agent ends fenced processes before it says this, and keeps those that never had a seat.
+    decision.state.memory.fenced_starts.pop(event.trainer, None)
     losses = _replaced(decision, (event.status,))
     settle(decision, losses, {trainer for loss in losses for trainer in loss.trainers})
 
@@ -195,12 +199,12 @@ def lose_unreachable(decision: Decision) -> None:
         for node in dict.fromkeys(roster.nodes_by_rank(state.generation))
         if state.nodes[node].state is NodeState.SUSPECT
         and not state.views[node].connected
-        and node != node_of(blame.by)
+        and any(node_of(reporter) != node for reporter in blame.reporters)
     ]
     departures = [
         Departure(
             node=node,
-            cause=f"{node} is lost: its stream broke and {blame.by} lost touch with a peer",
+            cause=f"{node} is lost: its stream broke and {_other(blame.reporters, node)} lost touch with a peer",
             first_sign_at=min(state.views[node].last_seen, blame.at),
         )
         for node in cut_off
@@ -257,6 +261,11 @@ def restart(decision: Decision, trainer: TrainerId, start: int, reason: str) -> 
             reason=f"{trainer} {reason}",
         )
     )
+
+
+def _other(reporters: Sequence[TrainerId], node: NodeId) -> TrainerId:
+    """A witness from another node."""
+    return next(reporter for reporter in reporters if node_of(reporter) != node)
 
 
 def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:

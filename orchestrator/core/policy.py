@@ -34,6 +34,8 @@ class Policy:
 
     start_patience_seconds: float = 10.0
     """With enough trainers ready: how long to wait for the first ones by name, so that runs look alike."""
+    node_starts: int = 3
+    """How often a lost node is started again in one wait for nodes."""
     newcomer_seconds: float = 15.0
     """How long survivors leave a seat to a trainer that is starting, before they copy its replicas themselves."""
     usual_steps_of_a_stall: float = 10.0
@@ -42,7 +44,9 @@ class Policy:
     """Committed steps from which the usual step is taken."""
     acquire_attempts: int = 3
     """Failed copies after which a trainer is left alone."""
-    checkpoint_attempts: int = 2
+    checkpoint_pause_seconds: float = 2.0
+    """Before a failed checkpoint is taken again: the last one may still be on its way to the disk."""
+    checkpoint_attempts: int = 3
     """Failed checkpoints in a row after which a job stops or finishes without one."""
     refusals_at_a_step: int = 2
     """Restores from the same state that end in a refused step: a third would too."""

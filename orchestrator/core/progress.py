@@ -20,6 +20,8 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
     generations.observe(decision, event.trainer, record.generation)
     generation = state.generation
     decision.stirred = generation is not before
+    # A record of an older generation may still be good; the ledger has let it in or fenced it off.
+    state.committed = max(state.committed, state.reported_through)
     if generation is None or generation.number != record.generation:
         return
     memory = state.memory

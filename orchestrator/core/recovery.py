@@ -26,7 +26,7 @@ from orchestrator.core.state import (
     Member,
     NodeState,
 )
-from orchestrator.core.words import count, experts, trainers
+from orchestrator.core.words import count, experts, listed, trainers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,8 @@ class Situation:
     placement: Placement
     """Of the survivors, with their new ranks."""
     free: tuple[Member, ...]
+    starting: tuple[TrainerId, ...]
+    """Trainers that will be free soon."""
     committed: Step
     checkpoint: Checkpoint | None
     must_restore: str
@@ -169,6 +171,8 @@ def fail_over(situation: Situation) -> Answer | None:
     thin = [expert for expert, holders in enumerate(situation.placement) if len(holders) == 1]
     if situation.free:
         spare = f"spare {situation.free[0].trainer} is ready and takes a seat once it has copied its state"
+    elif situation.starting:
+        spare = f"{listed(situation.starting)} is starting and takes a seat once it is ready"
     else:
         spare = "no spare is ready: the survivors share the work, and copy replicas from each other where they can"
     return Answer(
@@ -216,7 +220,8 @@ def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = ""
 def _half_restored(decision: Decision, generation: Generation) -> str:
     """A restore that not all members are known to have finished: some hold the old state, some the restored one."""
     from_storage = generation.kind in (GenerationKind.INITIAL, GenerationKind.RESTORE)
-    if not from_storage or roster.all_joined(decision.state):
+    has_committed = decision.state.committed > generation.restore_step
+    if not from_storage or has_committed or roster.all_joined(decision.state):
         return ""
     return f"generation {generation.number} had not been entered by all, so its members may hold different states"
 
@@ -268,7 +273,9 @@ def end_waiting(decision: Decision) -> None:
         reason = f"{count(len(free[:seats]), 'trainer')} of {seats} are ready after a wait of {waited:.1f} s"
         decision.say(reason, first.id if first else None)
         restore.from_storage(decision, free[:seats], reason, incident=first.id if first else None)
-    elif late:
+    elif not late:
+        jobs.revive_nodes(decision, "is started again, since nobody is left to train")
+    else:
         jobs.fail(
             decision, f"no trainer came back within {policy.start_seconds:g} s after the last one was lost"
         )
@@ -287,6 +294,7 @@ def assess(
         lost=tuple(each for each in generation.members if each.trainer in gone),
         placement=placement.remove(generation.placement, new_rank),
         free=tuple(each for each in roster.free(state, decision.policy) if each.trainer not in gone),
+        starting=roster.starting(state, gone),
         committed=state.committed,
         checkpoint=checkpoints.newest(state),
         must_restore=must_restore,
@@ -316,8 +324,6 @@ def _carry_out(decision: Decision, chosen: Answer, cause: str) -> None:
         )
         generations.begin(decision, plan)
     checkpoints.interrupt(decision, "its generation ended before all shards were written")
-    if not chosen.members:
-        jobs.start_lost_nodes(decision)
 
 
 def _requested(decision: Decision) -> bool:

@@ -193,7 +193,7 @@ def _start(decision: Decision, target: Target) -> None:
     orders = acquisitions_of(generation, target)
     first = incidents.first_open(state)
     names = listed(receiver.trainer for receiver, _ in orders)
-    how = f"{names} copy state while training goes on" if orders else "nothing has to be copied"
+    how = f"copies are made by {names} while training goes on" if orders else "nothing has to be copied"
     decision.say(f"{target.reason}: {how}", first.id if first else None)
     for receiver, donors in orders:
         state.memory.acquisitions_made += 1
@@ -242,9 +242,7 @@ def _seat(decision: Decision) -> None:
     for record in tuple(incidents.open_incidents(state)):
         if record.kind is IncidentKind.DRAIN and record.decided_at is None:
             incidents.decided(decision, record.id, action="seat others, then leave", number=number)
-    decision.say(
-        f"{repair.reason}: generation {number} takes over at the next boundary", first.id if first else None
-    )
+    decision.say(f"generation {number} takes over at the next boundary", first.id if first else None)
     plan = Plan(
         kind=GenerationKind.PLANNED,
         members=tuple(members),
@@ -315,8 +313,8 @@ def _given_up(state: ClusterState, policy: Policy, trainer: TrainerId) -> bool:
 
 def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Sequence[TrainerId]:
     """Trainers that are starting and would take an empty seat, while there is still time to wait for them."""
-    first = incidents.first_open(state)
-    since = max(first.detected_at if first else 0.0, state.memory.started_at)
+    last = max((each.detected_at for each in incidents.open_incidents(state)), default=0.0)
+    since = max(last, state.memory.started_at)
     if vacant <= 0 or at - since >= policy.newcomer_seconds:
         return ()
     coming = [trainer for trainer in roster.starting(state) if not _given_up(state, policy, trainer)]
@@ -333,5 +331,5 @@ def _why(
         emptied = [each for each in dict.fromkeys(roster.nodes_by_rank(generation)) if each in leaving]
         reasons.append(f"{listed(emptied)} is drained")
     if gaps:
-        reasons.append(f"{experts(gaps)} get back the replicas that they lack")
+        reasons.append(f"missing replicas of {count(len(gaps), 'expert')} are made anew")
     return "; ".join(reasons) or "the load is evened out"

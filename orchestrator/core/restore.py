@@ -15,6 +15,8 @@ from orchestrator.core.placement import Placement
 from orchestrator.core.state import FIRST_STATE, Generation, GenerationKind, Member
 from orchestrator.core.words import count
 
+FIRST_GENERATION = 1
+
 
 def from_storage(
     decision: Decision,
@@ -30,9 +32,11 @@ def from_storage(
     step = checkpoint.step if checkpoint else FIRST_STATE
     lost = max(0, state.committed - step)
     incidents.rolled_back(decision, lost)
-    if max(state.committed, state.reported_through) > step:
-        number = decision.next_number()
+    number = decision.next_number()
+    if number > FIRST_GENERATION:
+        # Also where no line is to be moved: it fences off what trainers of older generations may still report.
         decision.act(RollBackLedger(id=decision.action_id(), generation=number, step=step))
+    if lost:
         decision.say(
             f"the ledger goes back to step {step}: {count(lost, 'committed step')} will be computed again"
         )

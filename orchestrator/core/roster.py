@@ -5,7 +5,7 @@ Next: `membership.py`, which keeps the views current; `generations.py`, which se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from orchestrator.core.decision import in_order, natural
 from orchestrator.core.events import TrainerPhase, TrainerStatus
@@ -22,11 +22,12 @@ AT_WORK = (
     TrainerPhase.REDUCE,
     TrainerPhase.VOTE,
     TrainerPhase.OPTIMIZER,
+    TrainerPhase.BOUNDARY,
     TrainerPhase.FINISHED,
 )
 """Phases that only a trainer that has joined its generation can be in."""
 
-SEATED = (*AT_WORK, TrainerPhase.BOUNDARY, TrainerPhase.REGROUPING, TrainerPhase.RESTORING)
+SEATED = (*AT_WORK, TrainerPhase.REGROUPING, TrainerPhase.RESTORING)
 
 
 def seats(cluster: ClusterSpec) -> int:
@@ -104,16 +105,16 @@ def free(state: ClusterState, policy: Policy) -> tuple[Member, ...]:
     )
 
 
-def starting(state: ClusterState) -> tuple[TrainerId, ...]:
-    """Trainers that will be free once they have started, in order."""
+def starting(state: ClusterState, leaving: Collection[TrainerId] = ()) -> tuple[TrainerId, ...]:
+    """Trainers that will be free once they have started, in order; `leaving` are members that lose their seat."""
     return tuple(
         status.trainer
-        for status in _candidates(state)
+        for status in _candidates(state, leaving)
         if not status.ready or status.start <= state.memory.fenced_starts.get(status.trainer, 0)
     )
 
 
-def _candidates(state: ClusterState) -> Iterator[TrainerStatus]:
+def _candidates(state: ClusterState, leaving: Collection[TrainerId] = ()) -> Iterator[TrainerStatus]:
     """Trainers without a seat on nodes that may give one, in order."""
     memory = state.memory
     for node in connected(state):
@@ -122,5 +123,5 @@ def _candidates(state: ClusterState) -> Iterator[TrainerStatus]:
             continue
         for trainer in sorted(state.views[node].trainers, key=in_order):
             seated = member(state.generation, trainer) or member(state.planned, trainer)
-            if seated is None and trainer not in memory.refused:
+            if (seated is None or trainer in leaving) and trainer not in memory.refused:
                 yield state.views[node].trainers[trainer]

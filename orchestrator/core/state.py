@@ -233,7 +233,8 @@ class Blame:
     """Members lost touch with a peer and the cause is not known yet."""
 
     generation: GenerationNumber
-    by: TrainerId
+    reporters: tuple[TrainerId, ...]
+    """In the order of their reports."""
     detail: str
     at: float
 
@@ -267,11 +268,14 @@ class Memory:
     ended: dict[TrainerId, bool] = field(default_factory=dict)
     """Members that left the loop in this generation; True when all steps were done."""
     stop_sent: GenerationNumber = NO_GENERATION
+    node_starts: dict[NodeId, int] = field(default_factory=dict)
+    """In this wait for nodes."""
     checkpoint_due: bool = False
     checkpoint_wanted: bool = False
     """A human's checkpoint could not be started, or has failed and is to be taken again."""
     checkpoint_failures: int = 0
     """In a row, of those that are taken again."""
+    checkpoint_failed_at: float | None = None
     refused: dict[TrainerId, str] = field(default_factory=dict)
     """Trainers that cannot run this job, and why."""
     refusals: dict[Step, int] = field(default_factory=dict)

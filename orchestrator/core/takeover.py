@@ -7,8 +7,8 @@ undisturbed. What an earlier controller died in the middle of:
 - before the commit: it never happened; the reports that are still true come again, or show in heartbeats.
 - between commit and messages: the outbox performs the actions again, and a registration is told everything anyway.
 - with a planned generation on its way: it is stored, and whichever generation members report from is the one in force.
-- in the middle of copies: they are planned again. In the middle of a checkpoint: it has failed, and is taken again if
-  somebody waits for it; if its seal reached the disk after all, the report makes it sealed.
+- in the middle of copies: they are planned again. In the middle of a checkpoint: agents send again what they reported
+  into the void, and registrations are told what is still needed.
 
 Next: `greeting.py`, which answers the registrations that follow.
 """
@@ -17,21 +17,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core import checkpoints, membership
+from orchestrator.core import membership
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import ControllerStarted
-from orchestrator.core.state import CheckpointPurpose, JobState, Memory, NodeState, NodeView
+from orchestrator.core.state import JobState, Memory, NodeState, NodeView
 from orchestrator.core.words import count
 
 
 def controller_started(decision: Decision, event: ControllerStarted) -> None:
     """Begin where the stored state ends."""
     state = decision.state
-    if not decision.works():
+    if state.job is None:
         return
-    decision.put(replace(decision.job, starts=decision.job.starts + 1))
+    decision.put(replace(state.job, starts=state.job.starts + 1))
     state.memory = Memory(started_at=event.at, progress_at=event.at, newest_seen=decision.number)
     state.action_sequence = 0
+    if not decision.works():
+        return
     state.joined.clear()
     state.acquisitions.clear()
     state.committed = max(state.committed, state.reported_through)
@@ -47,20 +49,8 @@ def controller_started(decision: Decision, event: ControllerStarted) -> None:
         alive += node.state is not NodeState.DEAD
     for node in [each for each in state.nodes.values() if each.state is NodeState.SUSPECT]:
         membership.come_back(decision, node.id, "a new controller gives it a fresh lease")
-    _unfinished_checkpoint(decision)
     number = state.generation.number if state.generation else 0
     decision.say(
         f"controller start {decision.job.starts} takes over at generation {number}, step {state.committed}: "
         f"{count(alive, 'node')} have {decision.policy.lease_seconds:g} s to register again"
     )
-
-
-def _unfinished_checkpoint(decision: Decision) -> None:
-    """Reports of shards may have been lost: only a checkpoint that waits for its seal alone can go on."""
-    checkpoint = checkpoints.unfinished(decision.state)
-    if checkpoint is None or all(checkpoint.shards):
-        return
-    why = "the controller was restarted before all shards were reported"
-    checkpoints.abandon(decision, why)
-    decision.state.memory.checkpoint_wanted = checkpoint.purpose is CheckpointPurpose.ASKED
-    decision.say(f"{checkpoint.request} has failed: {why}")

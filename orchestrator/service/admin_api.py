@@ -30,7 +30,7 @@ from orchestrator.service import snapshot as snapshots
 from orchestrator.service import summary, views
 from orchestrator.service.causes import Causes
 from orchestrator.service.commands import Busy, Commands
-from orchestrator.service.ledger_view import LedgerFollower
+from orchestrator.service.ledger_view import LedgerFollower, LedgerView
 from orchestrator.service.reasons import ReasonsFollower
 from orchestrator.service.snapshot import Snapshot
 from orchestrator.store.queries import EventRow, Queries
@@ -107,7 +107,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
     async def ListExperts(self, request: pb.ListExpertsRequest, context: Context) -> pb.ListExpertsReply:  # noqa: N802
         del request
         snapshot = await self._snapshot(context)
-        ledger = await self._read(context, self._sources.ledger.look)
+        ledger = await self._ledger(context, snapshot)
         return pb.ListExpertsReply(experts=views.experts(snapshot, ledger))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsReply:  # noqa: N802
@@ -164,7 +164,8 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         snapshot = await self._snapshot(context)
         each_step = summary.samples_per_step(snapshot)
         totals = await self._read(context, lambda: ledger_lines.sum_up(self._sources.ledger_path, each_step))
-        return pb.SummarizeReply(json=summary.summary(snapshot, totals, self._now()))
+        ledger = await self._ledger(context, snapshot)
+        return pb.SummarizeReply(json=summary.summary(snapshot, totals, ledger, self._now()))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.JobView]:  # noqa: N802
         """Views at an interval, until the caller leaves or the job has ended; the last view shows the end."""
@@ -191,7 +192,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
 
     async def _view(self, context: Context) -> tuple[pb.JobView, bool]:
         snapshot = await self._snapshot(context)
-        ledger = await self._read(context, self._sources.ledger.look)
+        ledger = await self._ledger(context, snapshot)
         reasons = await self._read(context, self._sources.reasons.look)
         view = views.job_screen(snapshot, ledger, reasons, str(self._sources.workdir), self._now())
         return view, snapshot.job is not None and snapshot.job.state in ENDED
@@ -268,7 +269,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         try:
             outcome = await self._commands.ask(event)
         except Busy as busy:
-            await _refuse(context, grpc.StatusCode.UNAVAILABLE, str(busy))
+            await _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(busy))
         words = "; ".join(reason.text for reason in outcome.reasons)
         return pb.CommandReply(message=words or "nothing to do: it is so already")
 
@@ -282,10 +283,18 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
             async with asyncio.timeout(self._limits.read_seconds):
                 return await asyncio.wrap_future(self._sources.inspect(snapshots.take))
         except TimeoutError:
-            words = f"the controller has not answered for {self._limits.read_seconds:g} s: try again"
-            await _refuse(context, grpc.StatusCode.UNAVAILABLE, words)
-        except (RunnerBusy, RunnerStopped) as error:
+            words = (
+                f"the controller is busy and has not answered for {self._limits.read_seconds:g} s: try again"
+            )
+            await _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, words)
+        except RunnerBusy as error:
+            await _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except RunnerStopped as error:
             await _refuse(context, grpc.StatusCode.UNAVAILABLE, str(error))
+
+    async def _ledger(self, context: Context, snapshot: Snapshot) -> LedgerView:
+        since = (snapshot.job.started_at or 0.0) if snapshot.job else 0.0
+        return await self._read(context, lambda: self._sources.ledger.look(since=since))
 
     async def _read(self, context: Context, read: Callable[[], T]) -> T:
         """Something that touches a disk, off the loop."""

@@ -23,7 +23,7 @@ class LedgerView:
     recent: tuple[StepRecord, ...] = ()
     """The newest steps, oldest first."""
     productive_seconds: float = 0.0
-    """Time spent in committed steps."""
+    """Time spent in committed steps since the moment that was asked about."""
 
 
 class LedgerFollower:
@@ -33,13 +33,20 @@ class LedgerFollower:
         self._path = path
         self._recent: deque[StepRecord] = deque(maxlen=recent)
         self._productive_seconds = 0.0
+        self._since = 0.0
         self._file_id: tuple[int, int] | None = None
         self._offset = 0
         self._guard = threading.Lock()
 
-    def look(self) -> LedgerView:
-        """The ledger as it is now; empty before its first line. Raises OSError, ValueError for a damaged line."""
+    def look(self, *, since: float = 0.0) -> LedgerView:
+        """The ledger as it is now; empty before its first line. `since` is when the job was started, for the last time.
+
+        Raises OSError, ValueError for a damaged line.
+        """
         with self._guard:
+            if since != self._since:
+                self._forget()
+                self._since = since
             try:
                 with self._path.open("rb") as lines:
                     self._begin_anew_when_replaced(os.fstat(lines.fileno()))
@@ -67,4 +74,5 @@ class LedgerFollower:
 
     def _take(self, record: StepRecord) -> None:
         self._recent.append(record)
-        self._productive_seconds += record.step_seconds
+        if record.time >= self._since:
+            self._productive_seconds += record.step_seconds

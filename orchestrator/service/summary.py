@@ -23,9 +23,8 @@ def samples_per_step(snapshot: Snapshot) -> int:
     return job.spec.batch.microbatches * job.spec.batch.microbatch_size if job else 0
 
 
-def summary(snapshot: Snapshot, totals: LedgerTotals, at: float) -> str:
-    """The JSON text."""
-    ledger = LedgerView(productive_seconds=totals.useful_seconds)
+def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: float) -> str:
+    """The JSON text. Samples are those of the whole ledger; goodput is that of the run since it was last started."""
     job, generation = snapshot.job, snapshot.generation
     incidents = sorted(snapshot.incidents.values(), key=lambda each: views.natural(each.id))
     sealed = [each for each in snapshot.checkpoints.values() if each.state is CheckpointState.SEALED]

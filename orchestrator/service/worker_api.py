@@ -248,7 +248,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             return _Ending(code=grpc.StatusCode.INVALID_ARGUMENT, reason=str(error))
         except _Leave as leave:
             return leave.ending
-        return _Ending(code=grpc.StatusCode.OK, reason="the agent closed its stream")
+        return _Ending(code=grpc.StatusCode.OK, reason="the agent's end of the stream closed")
 
     async def _submit(self, event: Event) -> None:
         """Hand an event to the inbox; while that is full, this stream waits, and its agent with it.
@@ -272,7 +272,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         del self._sessions[session.node]
         if self._closed:
             return
-        log.info("node %s disconnected: %s", session.node, reason)
+        log.debug("node %s disconnected: %s", session.node, reason)
         event = self._disconnected(session, reason)
         if not self._inbox.put(event):
             farewell = self._loop.create_task(self._farewell(event))

@@ -83,6 +83,10 @@ class PlayedController(worker_pb2_grpc.WorkerServicer):
                 await self._changed.wait()
             return found[0]
 
+    async def hears_more(self, kind: str, *, than: int) -> None:
+        """Wait until more messages of a kind have come than there were."""
+        await self.hears(kind, lambda _: len(self.of(kind)) > than)
+
     async def registers(self, times: int) -> pb.Registration:
         """Wait until there have been so many registrations; gives the newest."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:

@@ -24,7 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 REQUIRE_VARIABLE = "UNDERSTUDY_REQUIRE_POSTGRES"
-_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin")
+_PLACES = (
+    "/usr/lib/postgresql/*/bin",
+    "/usr/pgsql-*/bin",
+    "/usr/local/pgsql/bin",
+    "/opt/homebrew/opt/postgresql*/bin",
+)
 _START_SECONDS = 60
 _USER = "understudy"
 
@@ -44,10 +49,18 @@ class PostgresServer:
 
     def start(self) -> None:
         """Make the files and start. Raises RuntimeError with the server's own words."""
+        self._run(
+            "initdb", "-D", str(self.folder / "data"), "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Start it again after `stop`."""
         data, log = self.folder / "data", self.folder / "log"
-        self._run("initdb", "-D", str(data), "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync")
         options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off -F"
-        self._run("pg_ctl", "-D", str(data), "-l", str(log), "-w", "-t", str(_START_SECONDS), "-o", options, "start")
+        self._run(
+            "pg_ctl", "-D", str(data), "-l", str(log), "-w", "-t", str(_START_SECONDS), "-o", options, "start"
+        )
 
     def stop(self) -> None:
         """End it, connections or not."""
@@ -84,7 +97,9 @@ def running_server() -> Iterator[PostgresServer]:
     """A server that is gone afterwards, with its folder. Raises NotInstalled."""
     programs = _programs()
     account = _account() if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="understudy-pg-", dir="/tmp"))  # short: a socket's path has 107 letters
+    folder = Path(
+        tempfile.mkdtemp(prefix="understudy-pg-", dir="/tmp")
+    )  # short: a socket's path has 107 letters
     try:
         if account is not None:
             os.chown(folder, pwd.getpwnam(account).pw_uid, pwd.getpwnam(account).pw_gid)
@@ -102,7 +117,9 @@ def _programs() -> Path:
     """The folder of the newest server's programs."""
     on_path = shutil.which("initdb")
     found = [Path(on_path).resolve().parent] if on_path else []
-    found += [Path(each) for place in _PLACES for each in sorted(glob.glob(place), key=_version, reverse=True)]
+    found += [
+        Path(each) for place in _PLACES for each in sorted(glob.glob(place), key=_version, reverse=True)
+    ]
     for folder in found:
         if all((folder / name).exists() for name in ("initdb", "pg_ctl", "createdb", "postgres")):
             return folder

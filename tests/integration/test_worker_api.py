@@ -72,7 +72,7 @@ def test_a_registration_becomes_an_event_and_orders_reach_the_agent() -> None:
                 await agent.call.done_writing()
                 gone = await service.next_event()
                 assert isinstance(gone, NodeDisconnected)
-                assert gone.reason == "the agent closed its stream"
+                assert gone.reason == "the agent's end of the stream closed"
                 assert (await agent.ending())[0] is grpc.StatusCode.OK
             assert not service.api.connected
             assert not service.api.send(_fence())

@@ -228,7 +228,9 @@ class TrainerChannel:
         except OSError as error:
             reason = f"the agent is gone: {error}"
         finally:
-            self._close(reason)  # without the lock: a sender that waits for an agent that is gone must be woken
+            self._close(
+                reason
+            )  # without the lock: a sender that waits for an agent that is gone must be woken
             on_end()
 
     def _close(self, reason: str) -> None:

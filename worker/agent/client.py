@@ -123,9 +123,6 @@ class ControllerClient:
             try:
                 self._listener.on_connected()
                 reason = await self._converse(call)
-            except asyncio.CancelledError:
-                await _farewell(call, self._queue)
-                raise
             finally:
                 self._queue = self._broken = None
                 self._listener.on_lost(reason)
@@ -141,6 +138,9 @@ class ControllerClient:
             first: list[asyncio.Future[str]] = [reading, writing, self._broken]
             done, _ = await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             return reading.result() if reading in done else done.pop().result()
+        except asyncio.CancelledError:
+            await _farewell(call, self._queue, reading)
+            raise
         finally:
             for task in (reading, writing):
                 task.cancel()
@@ -171,17 +171,18 @@ async def _write(call: _Call, queue: asyncio.Queue[pb.AgentMessage]) -> str:
             await call.write(message)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             return await _status(call)
+        queue.task_done()
 
 
-async def _farewell(call: _Call, queue: asyncio.Queue[pb.AgentMessage]) -> None:
-    """The controller hears the last words, and then that they were the last."""
+async def _farewell(call: _Call, queue: asyncio.Queue[pb.AgentMessage], reading: asyncio.Task[str]) -> None:
+    """The controller hears the last words, and then that they were the last; cutting it off would lose them."""
     try:
         async with asyncio.timeout(FAREWELL_SECONDS):
-            while not queue.empty():
-                await call.write(queue.get_nowait())
+            await queue.join()
             await call.done_writing()
+            await asyncio.wait([reading])
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-        log.info("the stream broke before the last messages were written: %s", error)
+        log.info("the stream broke before the last messages were read: %s", error or type(error).__name__)
 
 
 async def _status(call: _Call) -> str:

@@ -456,7 +456,7 @@ class Machine:
             return
         self.outgoing.outbox.settle(at)
         if at >= self._heartbeat_at:
-            self._heartbeat_at = at + limits.heartbeat_seconds
+            self._heartbeat_at = max(at, self._heartbeat_at + limits.heartbeat_seconds)
             self.outgoing.send(Heartbeat(trainers=crew.statuses(at)))
 
     def _end(self, reason: str, exit_code: int) -> None:

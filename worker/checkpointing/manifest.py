@@ -47,12 +47,24 @@ class StoredPiece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One file: the pieces in it, its size, and the hash of the whole file (what `sha256sum` prints)."""
+    """One file: the pieces in it, its size, and its hash.
+
+    `sha256` is over the file's header and the hashes of its pieces (`shard_digest`): together they cover each byte of
+    the file, each is hashed once when it is written, and a reader hashes no more than the pieces that it needs.
+    """
 
     file: str
     pieces: tuple[StoredPiece, ...]
     bytes: int
     sha256: str
+
+
+def shard_digest(header: bytes, pieces: Sequence[StoredPiece]) -> str:
+    """What `Shard.sha256` must be for this header and these pieces."""
+    digest = hashlib.sha256(header)
+    for stored in pieces:
+        digest.update(bytes.fromhex(stored.sha256))
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

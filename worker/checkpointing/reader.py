@@ -25,6 +25,7 @@ from worker.checkpointing.manifest import (
     StoredPiece,
     coverage_faults,
     from_json,
+    shard_digest,
 )
 from worker.checkpointing.names import KINDS, MANIFEST_FILE, CheckpointId, tensor_name
 from worker.checkpointing.parts import PartTensors, all_finite, byte_view, dtype_of
@@ -101,7 +102,10 @@ class CheckpointReader:
             raise CheckpointMismatch(checkpoint=self._folder, field=field, wanted=wanted, found=found)
 
     def verify(self, parts: Collection[str]) -> None:
-        """Hashes every piece of the parts that was not hashed before; raises CheckpointDamaged."""
+        """Hashes every piece of the parts that was not hashed before; raises CheckpointDamaged.
+
+        With all parts of the manifest it is a scrub of the whole checkpoint: each byte of each file is covered.
+        """
         for shard, stored in self._pieces(parts):
             if (shard.file, stored.piece.part) not in self._sound:
                 self._verify_piece(self._shard(shard), stored)
@@ -122,19 +126,6 @@ class CheckpointReader:
         for shard, stored in self._pieces(targets):
             self._copy_piece(self._shard(shard), stored, targets[stored.piece.part])
         return {part: self.manifest.parts[part].version for part in targets}
-
-    def verify_files(self) -> None:
-        """Hashes every file from end to end, as a scrub of the whole checkpoint; raises CheckpointDamaged."""
-        view = byte_view(self._scratch)
-        for shard in self.manifest.shards:
-            source = self._shard(shard).source
-            digest = hashlib.sha256()
-            for offset in range(0, shard.bytes, len(view)):
-                chunk = view[: min(len(view), shard.bytes - offset)]
-                self._read_exactly(shard, source, offset, chunk)
-                digest.update(chunk)
-            if digest.hexdigest() != shard.sha256:
-                raise self._damaged(shard.file, "its sha256 is not the one in the manifest")
 
     def _read_manifest(self, checkpoint: CheckpointId) -> Manifest:
         try:
@@ -188,6 +179,8 @@ class CheckpointReader:
         try:
             text = bytearray(header_length(first, shard.bytes))
             self._read_exactly(shard, source, LENGTH_BYTES, memoryview(text))
+            if shard_digest(bytes(first + text), shard.pieces) != shard.sha256:
+                raise self._damaged(shard.file, "its header does not have the sha256 of the manifest")
             spans = decode_header(text, shard.bytes, self.manifest.precision)
         except HeaderInvalid as error:
             raise self._damaged(shard.file, str(error)) from error

@@ -145,13 +145,19 @@ class FileStorage:
 class _FileSink:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._offset = 0
 
     def write(self, data: memoryview) -> None:
+        begun = self._offset
         while data:
             written = os.write(self._descriptor, data)
             if written == 0:
                 raise OSError(errno.EIO, "the file took no more bytes")
             data = data[written:]
+            self._offset += written
+        # Starts the writing to the device now, so that it goes on while the next chunk is hashed, and keeps a
+        # checkpoint from filling the page cache. It is advice: a filesystem may ignore it, `sync` does not rely on it.
+        os.posix_fadvise(self._descriptor, begun, self._offset - begun, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         os.fsync(self._descriptor)

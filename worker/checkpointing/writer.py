@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from worker.checkpointing.errors import CheckpointWriteError
-from worker.checkpointing.manifest import Piece, Shard, StoredPiece
+from worker.checkpointing.manifest import Piece, Shard, StoredPiece, shard_digest
 from worker.checkpointing.names import CheckpointId, shard_file, temporary
 from worker.checkpointing.pace import Pace
 from worker.checkpointing.parts import PartTensors, all_finite, byte_view
@@ -209,7 +209,6 @@ class ShardJob:
     def _fill(self, sink: Sink, snapshot: Snapshot) -> Shard:
         deadline = time.monotonic() + self.limits.shard_seconds_max
         header = encode_header(snapshot.pieces, snapshot.precision)
-        whole = hashlib.sha256(header)
         sink.write(memoryview(header))
         pieces: list[StoredPiece] = []
         step = self.pace.chunk_bytes(self.limits.chunk_bytes)
@@ -223,7 +222,6 @@ class ShardJob:
             for offset in range(0, len(view), step):
                 chunk = view[offset : offset + step]
                 own.update(chunk)
-                whole.update(chunk)
                 sink.write(chunk)
                 self.pace.wait(len(chunk), self.stop)
                 if self.stop.is_set():
@@ -238,7 +236,7 @@ class ShardJob:
             file=self.file,
             pieces=tuple(pieces),
             bytes=len(header) + body_bytes(snapshot.pieces, snapshot.precision),
-            sha256=whole.hexdigest(),
+            sha256=shard_digest(header, pieces),
         )
 
     def _refused(self, reason: str, remedy: str) -> CheckpointWriteError:

@@ -57,6 +57,9 @@ class Attention(nn.Module):
         )
         qk_BSAC, v_BSGC = qkv_BSAC.split([H + G, G], dim=2)
         q_BSHC, k_BSGC = rotary(qk_BSAC).split([H, G], dim=2)
+        if x_BSD.shape[0] == 0:
+            # On a GPU, scaled_dot_product_attention gives None for an empty batch.
+            return functional.linear(q_BSHC.flatten(2), self.out_DD.to(x_BSD.dtype))
         y_BHSC = functional.scaled_dot_product_attention(
             q_BSHC.transpose(1, 2),
             k_BSGC.transpose(1, 2),

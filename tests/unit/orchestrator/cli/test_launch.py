@@ -22,7 +22,8 @@ STUBBORN = """
 import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)
-sys.stdin.read()
+while True:
+    signal.pause()
 """
 
 

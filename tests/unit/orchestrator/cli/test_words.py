@@ -10,7 +10,7 @@ import pytest
 from orchestrator.cli import rows
 from orchestrator.cli.explain import story
 from orchestrator.cli.incident_events import in_words
-from orchestrator.cli.report import Ended, next_commands, report
+from orchestrator.cli.report import Ended, afterwards, next_commands, report
 from protos import admin_pb2 as pb
 from tests.unit.orchestrator.cli import views
 
@@ -23,7 +23,7 @@ def _event(sequence: int, after: float, kind: str, detail: str) -> pb.Event:
 
 EVENTS = (
     _event(7, 0.0, "NodeDisconnected", '{"node": "node-2", "reason": "connection reset"}'),
-    _event(8, 0.084, "CommunicationFailed", '{"trainer": "node-1/0", "step": 61, "detail": "peer closed"}'),
+    _event(8, 0.084, "CommunicationFailed", '{"trainer": "node-1/0", "step": 60, "detail": "peer closed"}'),
     _event(
         9,
         0.12,
@@ -39,12 +39,12 @@ def _explained(incident: pb.Incident) -> rows.Row:
 
 
 def test_a_story_is_told_in_order_with_times_from_the_first_sign() -> None:
-    text = story(_explained(views.closed_incident())).plain
+    text = story(_explained(views.closed_incident()), None).plain
     wanted = (
         "incident-1: node lost of node-2, closed",
-        "first sign: the agent's stream broke",
+        "the agent's stream broke",
         "+0.000  the stream of node-2 broke: connection reset",
-        "+0.084  node-1/0 lost its peers in step 61: peer closed",
+        "+0.084  node-1/0 lost its peers after step 60: peer closed",
         "+0.087  decided: fail over experts",
         "+0.120  node-1/0 joined generation 2 at step 60, and computes the step in flight again",
         "+0.648  first commit: training goes on",
@@ -52,28 +52,28 @@ def test_a_story_is_told_in_order_with_times_from_the_first_sign() -> None:
         "What was decided, and why",
         views.REASONS[1],
         "What was moved",
-        "node-5/0 copied its parts from living replicas while the others trained (caught up at step 66)",
+        "node-5/0 holds copies of its parts, up to step 66, copied from living replicas while the others trained",
         "What it cost",
         "no step was committed for 0.65 s",
         "no committed step was lost",
         "1 step in flight computed again",
-        "some experts had no backup for 3.24 s",
+        "some experts lacked a replica for 3.24 s",
     )
     positions = [text.index(words) for words in wanted]
     assert positions == sorted(positions)
 
 
 def test_a_story_that_goes_on_says_what_is_not_there_yet() -> None:
-    text = story(_explained(views.incident("open"))).plain
+    text = story(_explained(views.incident("open")), None).plain
     assert "training has not committed a step since" in text
-    assert "some experts have no backup until capacity comes back" in text
+    assert "some experts lack a replica until capacity comes back" in text
     assert "redundancy restored" not in text
 
 
 def test_lost_steps_are_not_hidden() -> None:
     incident = views.closed_incident()
     incident.steps_lost = 12
-    assert "12 committed steps lost and trained again" in story(_explained(incident)).plain
+    assert "12 committed steps lost and trained again" in story(_explained(incident), None).plain
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def _ended(state: str = "finished", **changes: Any) -> Ended:
         job=job,
         summary={**SUMMARY, **changes},
         workdir=Path("/runs/a b"),
-        config="job.yaml",
+        job_words=("job.yaml", "--set", "a=b c"),
         nodes=4,
         steps=200,
         notes=("the controller was ended by SIGKILL",),
@@ -131,18 +131,18 @@ def test_a_report_says_what_was_trained() -> None:
         "stdlib-moe finished",
         "200 of 200 committed, 3m 00s of training",
         "2.103400",
-        "4800 expected, 4800 counted, 0 duplicated, 0 missing: each exactly once",
+        "4800 expected, 4800 counted, 0 duplicated, 0 missing: exactly once",
         "97.3%",
         "sealed at step 200 (newest: 24.3 MB in 0.31 s)",
         "the controller was ended by SIGKILL",
         "no incident: nothing failed",
-        "/runs/a b",
     ):
         assert words in text
+    assert "/runs/a b" in afterwards(_ended()).plain
 
 
 def test_a_sample_that_was_lost_is_shouted_about() -> None:
-    assert "NOT each exactly once" in report(_ended(samples_counted=4799, samples_missing=1), None).plain
+    assert "NOT exactly once" in report(_ended(samples_counted=4799, samples_missing=1), None).plain
 
 
 def test_incidents_are_reported_with_phases_and_reasons() -> None:
@@ -163,7 +163,7 @@ def test_a_report_of_a_job_that_never_began_is_a_report() -> None:
 
 
 @pytest.mark.parametrize(
-    "state, first", [("finished", "run job.yaml"), ("stopped", "run --resume"), ("failed", "tail")]
+    "state, first", [("finished", "sigkill"), ("stopped", "run --resume"), ("failed", "tail")]
 )
 def test_three_commands_to_try_next(state: str, first: str) -> None:
     commands = next_commands(_ended(state))
@@ -171,3 +171,10 @@ def test_three_commands_to_try_next(state: str, first: str) -> None:
     assert first in commands[0][0]
     explained = next_commands(_ended(state, incidents=[rows.incident(views.closed_incident())]))
     assert any("explain incident-1 --workdir '/runs/a b'" in command for command, _ in explained)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_story_and_report_fit_their_width(width: int) -> None:
+    told = story(_explained(views.closed_incident()), width).plain.splitlines()
+    told += report(_ended(incidents=[rows.incident(views.closed_incident())]), width).plain.splitlines()
+    assert max(map(len, told)) <= width

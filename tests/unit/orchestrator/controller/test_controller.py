@@ -161,10 +161,13 @@ def test_a_new_process_performs_what_the_last_one_stored_and_did_not_tick_off() 
 
 def test_generation_numbers_of_the_ledger_are_never_given_again() -> None:
     """The database was brought back from a copy and knows less than the ledger."""
-    world, state = World(), ClusterState()
-    world.generation = GenerationNumber(7)
-    Controller(machine=Scripted(state), state=state, ports=world.ports())
-    assert state.memory.newest_seen == 7
+    stage = Stage()
+    stage.world.generation = GenerationNumber(7)
+    stage.controller.handle(heartbeat())
+    assert stage.state.memory.newest_seen == 7
+    stage.world.generation = GenerationNumber(5)
+    stage.controller.handle(heartbeat())
+    assert stage.state.memory.newest_seen == 7
 
 
 def test_readers_see_the_state_between_two_events() -> None:

@@ -51,3 +51,14 @@ def test_a_rolled_back_ledger_is_read_anew(tmp_path: Path) -> None:
     view = follower.look()
     assert _steps(view) == [1, 2]
     assert view.productive_seconds == 1.0
+
+
+def test_time_before_the_last_start_is_not_counted(tmp_path: Path) -> None:
+    """A resumed job: its earlier steps are in the ledger, and belong to a run that has its own goodput."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"".join(encode_line(record(step)) for step in range(1, 6)))
+    follower = LedgerFollower(path, recent=9)
+    assert follower.look().productive_seconds == 2.5
+    view = follower.look(since=1004.0)
+    assert view.productive_seconds == 1.0
+    assert len(view.recent) == 5

@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.controller.ledger_lines import encode_line, sum_up
 from orchestrator.core.state import ClusterState, JobState
 from orchestrator.service import snapshot, summary
+from orchestrator.service.ledger_view import LedgerFollower
 from tests.cluster_states import NOW, ended, record, working
 
 
@@ -16,7 +17,8 @@ def _summary(state: ClusterState, tmp_path: Path, steps: int) -> dict[str, Any]:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"".join(encode_line(record(step)) for step in range(1, steps + 1)))
     taken = snapshot.take(state)
-    text = summary.summary(taken, sum_up(path, summary.samples_per_step(taken)), NOW)
+    ledger = LedgerFollower(path, recent=1).look(since=1000.0)
+    text = summary.summary(taken, sum_up(path, summary.samples_per_step(taken)), ledger, NOW)
     made = json.loads(text)
     assert isinstance(made, dict)
     return made

@@ -40,7 +40,7 @@ def assert_sound(root: Path, checkpoint: CheckpointId) -> None:
     states = full_state(checkpoint.step)
     found = {part: blank_like(state) for part, state in states.items()}
     with CheckpointReader(FileStorage(root), checkpoint, refuse_non_finite=True) as reader:
-        reader.verify_files()
+        reader.verify(reader.manifest.parts)
         reader.read(found)
     assert all(same_bits(found[part], states[part]) for part in states)
 

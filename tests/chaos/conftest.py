@@ -1,0 +1,24 @@
+"""The undisturbed runs that disturbed ones are compared with; made once per session.
+
+What must not live here: faults.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.chaos.runs import TINY, Run
+
+REFERENCE_STEPS = 200
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The ledger of 200 steps of the tiny job in float64 on four nodes, nothing failing."""
+    workdir = tmp_path_factory.mktemp("reference") / "run"
+    with Run(workdir, "--spares", "0", "--steps", str(REFERENCE_STEPS), job=TINY) as run:
+        summary = run.finish()
+        assert summary["incidents"] == []
+        return run.ledger()

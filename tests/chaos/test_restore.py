@@ -1,0 +1,55 @@
+"""When the last replica of something is gone: back to the newest sound checkpoint, said in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.runs import TINY, Run, assert_every_sample_once, fault, largest_difference
+from tests.waiting import wait_until
+
+TOLERANCE = 1e-8
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def sealed(run: Run) -> list[dict[str, Any]]:
+    return [each for each in run.ask("checkpoints") if each["state"] == "sealed"]
+
+
+def test_both_replicas_of_an_expert_die_and_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, reference: list[dict[str, Any]]
+) -> None:
+    """Neighbours in the ring die in the same step. The newest checkpoint has a flipped byte: the one before is used."""
+    faults = [fault(150, "node-2"), fault(150, "node-3")]
+    job = {**TINY, "checkpoint": {"interval_seconds": 3600, "keep": 5}}
+    with Run(tmp_path / "run", "--spares", "1", "--steps", "200", *faults, job=job) as run:
+        run.reach(10)
+        run.ask("checkpoint", "now")
+        wait_until(lambda: len(sealed(run)) == 1, within_seconds=60, what="a first checkpoint")
+        run.ask("checkpoint", "now")
+        wait_until(lambda: len(sealed(run)) == 2, within_seconds=60, what="a second checkpoint")
+        older, newer = sorted(sealed(run), key=lambda each: int(each["step"]))
+        assert newer["step"] < 150, "the machine is too fast for this test: raise the step of the faults"
+        flip_a_byte(Path(newer["path"]))
+        summary = run.finish()
+        ledger = run.ledger()
+    assert_every_sample_once(ledger, 200)
+    assert largest_difference(ledger, reference) < TOLERANCE
+    words = " ".join(reason for incident in summary["incidents"] for reason in incident["reasons"])
+    assert "last replica" in words
+    assert Path(newer["path"]).name in words
+    assert Path(older["path"]).name in words
+    assert "damaged" in words
+    lost = [incident["steps_lost"] for incident in summary["incidents"]]
+    assert max(lost) == 149 - older["step"]
+
+
+def flip_a_byte(checkpoint: Path) -> None:
+    """In the middle of one shard's tensor data."""
+    shard = max(checkpoint.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    shard.write_bytes(content)

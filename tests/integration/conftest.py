@@ -1,0 +1,44 @@
+"""Fixtures of the integration suite: databases. Parametrised tests run on SQLite and on PostgreSQL alike.
+
+How the PostgreSQL server comes about, and what happens where there is none, is in `postgres.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.databases import Opened
+from tests.integration.postgres import REQUIRE_VARIABLE, NotInstalled, PostgresServer, running_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this session's own."""
+    try:
+        with running_server() as server:
+            yield server
+    except NotInstalled as error:
+        if os.environ.get(REQUIRE_VARIABLE) == "1":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a fresh database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'controller.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    return server.database()
+
+
+@pytest.fixture
+def opened(database_url: str) -> Iterator[Opened]:
+    """A migrated database, with the lease taken."""
+    database = Opened(database_url)
+    yield database
+    database.close()

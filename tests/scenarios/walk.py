@@ -1,0 +1,245 @@
+"""A long walk of random failures through the world, and the end that every walk must come to.
+
+Safety is checked after each event by the world itself. Liveness: once failures stop and all nodes are given back, the
+job has all its seats, its redundancy and a growing step again, whatever happened before. A walk is a seed, so every
+failure found here can be walked again.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from orchestrator.core import events
+from orchestrator.core.ids import NodeId, TrainerId
+from orchestrator.core.spec import BatchSpec, CheckpointSpec, ClusterSpec, DataSpec, JobSpec, ModelSpec
+from orchestrator.core.spec_rules import node_ids
+from orchestrator.core.state import JobState
+from tests.scenarios.world import World
+
+CONVERGE_SECONDS = 120.0
+
+
+def spec_of(random: Random) -> JobSpec:
+    """A small job of random shape."""
+    nodes = random.randint(2, 5)
+    return JobSpec(
+        name="walk",
+        data=DataSpec(path="stdlib"),
+        steps=100_000,
+        cluster=ClusterSpec(
+            nodes=nodes,
+            spares=random.randint(0, 2),
+            devices_per_node=random.choice((1, 1, 2)),
+            replicas=random.randint(1, min(3, nodes)),
+        ),
+        batch=BatchSpec(microbatches=random.randint(1, 9)),
+        model=ModelSpec(experts=random.randint(5, 12)),
+        checkpoint=CheckpointSpec(keep=2),
+    )
+
+
+class Walk:
+    """One seed: a world, and what befalls it."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.lines: list[str] = []
+        self.world = World(
+            spec_of(self.random), lambda line: self.lines.append(f"{self.world.at:.2f} {line}")
+        )
+
+    def go(self, moves: int) -> None:
+        """Random failures and recoveries, with a little time between them."""
+        self.world.start_job()
+        self.world.run(self.random.choice((0.5, 3.0, 6.0)))
+        for _ in range(moves):
+            if self.world.ended is not None:
+                return
+            self._move()
+            self.world.run(self.random.choice((0.0, 0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)))
+
+    def heal(self) -> None:
+        """No more failures, and every node is given back."""
+        world = self.world
+        world.fail_acquisitions.clear()
+        world.fail_checkpoints.clear()
+        if world.machine is None:
+            world.start_controller()
+        for agent in tuple(world.agents.values()):
+            agent.stopped = agent.partitioned = False
+            for trainer in agent.trainers.values():
+                trainer.stopped = False
+        world.run(world.spec.timeouts.lease_seconds + 1.0)
+        for node in node_ids(world.spec.cluster):
+            world.start_agent(node)
+            self._give_back(node)
+
+    def converge(self) -> None:
+        """Everything comes back, within a limit; a job that broke its circuit has said why."""
+        world = self.world
+        if world.ended is not None:
+            assert not world.ended.succeeded and world.ended.reason
+            return
+        world.run_until(self._whole, CONVERGE_SECONDS)
+        before = world.state.committed
+        world.run_until(lambda: world.state.committed > before + 3, CONVERGE_SECONDS)
+
+    def _give_back(self, node: NodeId) -> None:
+        entity = self.world.state.nodes.get(node)
+        agent = self.world.agents[node]
+        missing = [
+            TrainerId(f"{node}/{device}")
+            for device in range(self.world.spec.cluster.devices_per_node)
+            if f"{node}/{device}" not in agent.trainers
+        ]
+        if missing:
+            self.world.kill_node(node)
+            self.world.start_agent(node)
+        if entity is not None and entity.cordoned:
+            self.world.command(events.UncordonRequested, node=node, by="walk")
+
+    def _whole(self) -> bool:
+        state = self.world.state
+        if self.world.ended is not None:
+            return True
+        generation = state.generation
+        seats = self.world.spec.cluster.nodes * self.world.spec.cluster.devices_per_node
+        return (
+            generation is not None
+            and len(generation.members) == seats
+            and all(incident.closed for incident in state.incidents.values())
+            and state.job is not None
+            and state.job.state is JobState.RUNNING
+        )
+
+    def _move(self) -> None:
+        moves = (
+            (6, self._kill_node),
+            (4, self._kill_trainer),
+            (3, self._stop_node),
+            (2, self._stop_trainer),
+            (5, self._wake),
+            (2, self._cut),
+            (4, self._heal_cut),
+            (3, self._break),
+            (6, self._start_agent),
+            (3, self._controller),
+            (3, self._interval),
+            (2, self._ask_checkpoint),
+            (2, self._drain),
+            (2, self._cordon),
+            (3, self._uncordon),
+            (2, self._fail_copies),
+            (1, self._fail_writes),
+            (1, self._damage),
+        )
+        weights = [weight for weight, _ in moves]
+        self.random.choices([move for _, move in moves], weights)[0]()
+
+    def _tell(self, text: str) -> None:
+        self.lines.append(f"{self.world.at:.2f} ## {text}")
+
+    def _node(self) -> NodeId | None:
+        nodes = sorted(self.world.agents)
+        return self.random.choice(nodes) if nodes else None
+
+    def _trainer(self) -> TrainerId | None:
+        node = self._node()
+        trainers = sorted(self.world.agents[node].trainers) if node else []
+        return self.random.choice(trainers) if trainers else None
+
+    def _kill_node(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"kill {node}")
+            self.world.kill_node(node)
+
+    def _kill_trainer(self) -> None:
+        trainer = self._trainer()
+        if trainer is not None and not self.world.agents[NodeId(trainer.split("/")[0])].stopped:
+            again = self.random.random() < 0.8
+            self._tell(f"kill {trainer} again={again}")
+            self.world.kill_trainer(trainer, will_restart=again)
+
+    def _stop_node(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"stop {node}")
+            self.world.stop_node(node)
+
+    def _stop_trainer(self) -> None:
+        if (trainer := self._trainer()) is not None:
+            self._tell(f"stop {trainer}")
+            self.world.stop_trainer(trainer)
+
+    def _wake(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"wake {node}")
+            self.world.wake_node(node)
+
+    def _cut(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"cut {node}")
+            self.world.cut(node)
+
+    def _heal_cut(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"heal {node}")
+            self.world.heal(node)
+
+    def _break(self) -> None:
+        trainer = self._trainer()
+        if trainer is not None and not self.world.agents[NodeId(trainer.split("/")[0])].stopped:
+            self._tell(f"break {trainer}")
+            self.world.break_communication(trainer)
+
+    def _start_agent(self) -> None:
+        node = self.random.choice(node_ids(self.world.spec.cluster))
+        self._tell(f"agent {node}")
+        self.world.start_agent(node)
+
+    def _controller(self) -> None:
+        self._tell("controller toggles")
+        if self.world.machine is None:
+            self.world.start_controller()
+        else:
+            self.world.stop_controller()
+
+    def _interval(self) -> None:
+        self._tell("interval")
+        self.world.command(events.CheckpointDue)
+
+    def _ask_checkpoint(self) -> None:
+        self.world.command(events.CheckpointRequested, by="walk")
+
+    def _drain(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"drain {node}")
+            self.world.command(events.DrainRequested, node=node, by="walk")
+
+    def _cordon(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"cordon {node}")
+            self.world.command(events.CordonRequested, node=node, by="walk")
+
+    def _uncordon(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"uncordon {node}")
+            self.world.command(events.UncordonRequested, node=node, by="walk")
+
+    def _fail_copies(self) -> None:
+        trainer = self._trainer()
+        if trainer is not None and trainer not in self.world.fail_acquisitions:
+            self.world.fail_acquisitions.add(trainer)
+        else:
+            self.world.fail_acquisitions.clear()
+
+    def _fail_writes(self) -> None:
+        trainer = self._trainer()
+        if trainer is not None and trainer not in self.world.fail_checkpoints:
+            self.world.fail_checkpoints.add(trainer)
+        else:
+            self.world.fail_checkpoints.clear()
+
+    def _damage(self) -> None:
+        names = sorted(self.world.disk.sealed)
+        if names:
+            self.world.damage(self.random.choice(names))
