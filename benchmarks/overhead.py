@@ -224,7 +224,7 @@ def show(report: dict[str, Any]) -> str:
             "ratio of neighbouring blocks, median (quartiles; lowest to highest)",
             table(["", "clock", "processor time"], ratios),
             "",
-            "where a step spends its time, mean of a rank, ms by the clock (of processor time); plain loops sum norm and loss",
+            "where a step spends its time: mean of a rank, ms by the clock (and of processor time)",
             table(["section", *ARMS], sections),
             "",
             f"fault tolerance costs {cost - 1:+.2%} of a plain step ({verdict} the goal of {GOAL - 1:.0%})",

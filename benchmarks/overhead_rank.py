@@ -319,7 +319,7 @@ def _plain_sections(trainer: PlainTrainer, step: int, timed: Callable[[str], Non
     timed("reduce")
     norm, _ = trainer.totals()
     timed("vote")
-    trainer.update(step, norm)
+    trainer.model.update(step, norm)
     timed("optimizer")
     timed("report")
 

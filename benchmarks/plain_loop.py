@@ -13,7 +13,7 @@ Shapes: P dense parameters, E local experts, N parameters of one expert (all lay
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from worker.model.objective import microbatch_loss
 from worker.model.parts import bind, dense_layout, expert_layout
 from worker.model.router import ForwardContext
 from worker.model.transformer import Transformer
-from worker.parallel.dispatch import AllToAllDispatcher, Exchange
+from worker.parallel.dispatch import AllToAllDispatcher, Dispatcher, Exchange
 from worker.training.data import BatchConfig, Windows, open_text
 from worker.training.learning_rate import learning_rate
 from worker.training.optimizer import OptimizerConfig, clip_coefficient
@@ -126,15 +126,12 @@ class PlainExchange:
         dist.all_to_all_single(output, input, list(output_splits), list(input_splits), group=self._group)
 
 
-class PlainTrainer:
-    """Model, flat state and optimizer of one rank, in a default process group that stands already."""
+class PlainModel:
+    """Model, flat state and optimizer of one process; no communication of its own."""
 
-    def __init__(self, job: PlainJob, grid: Grid, windows: Windows) -> None:
-        self._job, self._grid, self._windows = job, grid, windows
-        self.exchange = PlainExchange(_my_group(grid.exchange_ranks(), grid.rank), grid)
-        self._copies = _my_group(grid.copy_ranks(), grid.rank) if grid.copies > 1 else None
-        self.placement = grid.placement(job.model.experts)
-        self.held = tuple(e for e, ranks in enumerate(self.placement) if grid.index in ranks)
+    def __init__(self, job: PlainJob, dispatcher: Dispatcher) -> None:
+        self._job = job
+        self.held = tuple(dispatcher.held)
         dtype = job.model.precision.parameter_dtype
         dense_length = dense_layout(job.model).length
         shape = (len(self.held), expert_layout(job.model).length)
@@ -143,16 +140,17 @@ class PlainTrainer:
         initialise_dense(job.model, job.seed, self.dense_P)
         for row, expert in enumerate(self.held):
             initialise_expert(job.model, job.seed, expert, self.experts_EN[row])
-        self._model = Transformer(job.model, seed=job.seed, dispatcher=self._dispatcher(), device=_CPU)
-        self.use(self.exchange)
-        self.optimizer = self._make_optimizer()
-        self._loss = torch.zeros((), dtype=torch.float64)
+        self._transformer = Transformer(job.model, seed=job.seed, dispatcher=dispatcher, device=_CPU)
+        self.use(dispatcher)
+        self._optimizer = self._make_optimizer()
+        self.loss = torch.zeros((), dtype=torch.float64)
+        """Cross entropy of this process's tokens, summed since `zero`."""
 
-    def use(self, exchange: Exchange) -> None:
-        """Exchange tokens through `exchange` (one that measures, for example)."""
-        self._model.use(self._dispatcher(exchange))
+    def use(self, dispatcher: Dispatcher) -> None:
+        """Send tokens through `dispatcher`, which serves the same experts."""
+        self._transformer.use(dispatcher)
         bind(
-            self._model,
+            self._transformer,
             self._job.model,
             dense_P=self.dense_P,
             experts_EN=self.experts_EN,
@@ -160,70 +158,69 @@ class PlainTrainer:
             experts_grad_EN=self.experts_gradient_EN,
         )
 
-    def _dispatcher(self, exchange: Exchange | None = None) -> AllToAllDispatcher:
-        nodes = range(self._grid.expert_parallel)
-        return AllToAllDispatcher(exchange or self.exchange, self.placement, nodes, _CPU)
-
     def _make_optimizer(self) -> torch.optim.AdamW:
         config, cut = self._job.optimizer, dense_layout(self._job.model).decay_length
-        groups: list[dict[str, Any]] = [  # as torch.optim takes them
-            {
-                "params": [
-                    _parameter(self.dense_P[:cut], self.dense_gradient_P[:cut]),
-                    _parameter(self.experts_EN, self.experts_gradient_EN),
-                ],
-                "weight_decay": config.weight_decay,
-            },
-            {
-                "params": [_parameter(self.dense_P[cut:], self.dense_gradient_P[cut:])],
-                "weight_decay": 0.0,
-            },
+        decayed = [
+            _parameter(self.dense_P[:cut], self.dense_gradient_P[:cut]),
+            _parameter(self.experts_EN, self.experts_gradient_EN),
         ]
-        betas = (config.beta1, config.beta2)
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+        exempt = [_parameter(self.dense_P[cut:], self.dense_gradient_P[cut:])]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": exempt, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            fused=True,
+        )
+        for parameter in (*decayed, *exempt):  # now, so that a checkpoint has somewhere to be read to
+            optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return optimizer
 
-    def run_step(self, step: int) -> float:
-        """One optimizer step; gives the loss."""
-        self.compute(step)
-        self.reduce()
-        norm, loss = self.totals()
-        self.update(step, norm)
-        return loss
+    def tensors(self, share: int) -> dict[str, Tensor]:
+        """All state by name, for a checkpoint; `share` names which experts these are."""
+        named: dict[str, Tensor] = {}
+        for name, state in zip(("dense", f"experts-{share}", "exempt"), self._states(), strict=True):
+            named |= {f"{name}.{key}": value for key, value in state.items()}
+        return named
 
-    def compute(self, step: int) -> None:
-        """Forward and backward over this rank's microbatches."""
-        job, batch = self._job, self._job.batch
+    def _states(self) -> Iterator[dict[str, Tensor]]:
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                yield {"weight": parameter.detach(), **self._optimizer.state[parameter]}
+
+    def zero(self) -> None:
+        """Begin a step."""
         self.dense_gradient_P.zero_()
         self.experts_gradient_EN.zero_()
-        self._loss.zero_()
-        for microbatch in range(self._grid.rank, batch.microbatches, self._grid.world):
-            out = microbatch_loss(
-                self._model,
-                self._windows.batch(batch.microbatch_ids(step, microbatch)),
-                ForwardContext(step=step, microbatch=microbatch),
-                step_tokens=job.step_tokens,
-                step_microbatches=batch.microbatches,
-            )
-            self._loss += out.cross_entropy_sum
-            out.objective.backward()
+        self.loss.zero_()
 
-    def reduce(self) -> None:
-        """Sum gradients over those who share the weights."""
-        dist.all_reduce(self.dense_gradient_P)
-        if self._copies is not None:
-            dist.all_reduce(self.experts_gradient_EN, group=self._copies)
+    def compute(self, step: int, microbatch: int, windows: Windows) -> None:
+        """Forward and backward over one microbatch; gradients accumulate."""
+        job, batch = self._job, self._job.batch
+        out = microbatch_loss(
+            self._transformer,
+            windows.batch(batch.microbatch_ids(step, microbatch)),
+            ForwardContext(step=step, microbatch=microbatch),
+            step_tokens=job.step_tokens,
+            step_microbatches=batch.microbatches,
+        )
+        self.loss += out.cross_entropy_sum
+        out.objective.backward()
 
-    def totals(self) -> tuple[float, float]:
-        """Global gradient norm and mean loss, in one small all-reduce."""
-        norm = torch.linalg.vector_norm
-        totals = torch.zeros(2, dtype=torch.float64)
-        if self._grid.copy == 0:
-            totals[0] = norm(self.experts_gradient_EN, dtype=torch.float64).square()
-        totals[1] = self._loss / self._job.step_tokens
-        dist.all_reduce(totals)
-        experts_squared, loss = totals.tolist()
-        dense_squared = float(norm(self.dense_gradient_P, dtype=torch.float64).square())
-        return (experts_squared + dense_squared) ** 0.5, loss
+    def dense_norm_squared(self) -> float:
+        """Of the gradient as it is now."""
+        return float(torch.linalg.vector_norm(self.dense_gradient_P, dtype=torch.float64).square())
+
+    def experts_norm_squared(self) -> float:
+        """Likewise."""
+        return float(torch.linalg.vector_norm(self.experts_gradient_EN, dtype=torch.float64).square())
 
     def update(self, step: int, norm: float) -> None:
         """Clip by the global norm and apply AdamW."""
@@ -238,9 +235,57 @@ class PlainTrainer:
             final_ratio=config.final_learning_rate_ratio,
             total_steps=self._job.steps,
         )
-        for group in self.optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self._optimizer.step()
+
+
+class PlainTrainer:
+    """One rank of the plain loop, in a default process group that stands already."""
+
+    def __init__(self, job: PlainJob, grid: Grid, windows: Windows) -> None:
+        self._job, self._grid, self._windows = job, grid, windows
+        self.exchange = PlainExchange(_my_group(grid.exchange_ranks(), grid.rank), grid)
+        self._copies = _my_group(grid.copy_ranks(), grid.rank) if grid.copies > 1 else None
+        self.model = PlainModel(job, self._dispatcher(self.exchange))
+
+    def use(self, exchange: Exchange) -> None:
+        """Exchange tokens through `exchange` (one that measures, for example)."""
+        self.model.use(self._dispatcher(exchange))
+
+    def _dispatcher(self, exchange: Exchange) -> AllToAllDispatcher:
+        placement = self._grid.placement(self._job.model.experts)
+        return AllToAllDispatcher(exchange, placement, range(self._grid.expert_parallel), _CPU)
+
+    def run_step(self, step: int) -> float:
+        """One optimizer step; gives the loss."""
+        self.compute(step)
+        self.reduce()
+        norm, loss = self.totals()
+        self.model.update(step, norm)
+        return loss
+
+    def compute(self, step: int) -> None:
+        """Forward and backward over this rank's microbatches."""
+        self.model.zero()
+        for microbatch in range(self._grid.rank, self._job.batch.microbatches, self._grid.world):
+            self.model.compute(step, microbatch, self._windows)
+
+    def reduce(self) -> None:
+        """Sum gradients over those who share the weights."""
+        dist.all_reduce(self.model.dense_gradient_P)
+        if self._copies is not None:
+            dist.all_reduce(self.model.experts_gradient_EN, group=self._copies)
+
+    def totals(self) -> tuple[float, float]:
+        """Global gradient norm and mean loss, in one small all-reduce."""
+        totals = torch.zeros(2, dtype=torch.float64)
+        if self._grid.copy == 0:
+            totals[0] = self.model.experts_norm_squared()
+        totals[1] = self.model.loss / self._job.step_tokens
+        dist.all_reduce(totals)
+        experts_squared, loss = totals.tolist()
+        return (experts_squared + self.model.dense_norm_squared()) ** 0.5, loss
 
 
 def _my_group(rank_lists: list[list[int]], rank: int) -> Any:

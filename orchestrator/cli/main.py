@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import metadata
+from typing import NoReturn
 
 import click
 
@@ -54,12 +56,12 @@ for _each in (run, validate, *LISTS, *COMMANDS):
     understudy.add_command(_each)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script: never a traceback for what the user can mend."""
     # A controller that restarts is daily business here; gRPC's own log lines would tear the live picture.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        sys.exit(understudy.main(prog_name=_PROGRAM, standalone_mode=False))
+        sys.exit(understudy.main(args=arguments, prog_name=_PROGRAM, standalone_mode=False))
     except CliError as error:
         click.echo(error.text(), err=True)
         sys.exit(error.exit_code)

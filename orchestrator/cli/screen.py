@@ -151,10 +151,12 @@ def _without_echoed_control(terminal: IO[str]) -> list[Any] | None:
 
 def swallow_output() -> None:
     """Whoever read our output has left, or the terminal has: what is still written goes nowhere, also at the exit."""
+    out, errors = sys.stdout.fileno(), sys.stderr.fileno()
+    same_place = (
+        os.fstat(out).st_ino == os.fstat(errors).st_ino and os.fstat(out).st_dev == os.fstat(errors).st_dev
+    )
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(nowhere, stream.fileno())
+    os.dup2(nowhere, out)
+    if same_place:
+        os.dup2(nowhere, errors)
     os.close(nowhere)

@@ -18,6 +18,9 @@ from orchestrator.core.events import StepRecord
 from orchestrator.core.ids import GenerationNumber, Step
 
 
+_INTEGER = frozenset({int})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerTotals:
     """What the committed steps add up to; `samples_*` proves that every sample counted once."""
@@ -66,8 +69,8 @@ def decode_line(line: bytes) -> StepRecord:
             tokens=_whole(said["tokens"]),
             time=float(said["time"]),
             step_seconds=float(said["step_seconds"]),
-            sample_ids=tuple(_whole(each) for each in said["sample_ids"]),
-            expert_load=tuple(_whole(each) for each in said["expert_load"]),
+            sample_ids=_all_whole(said["sample_ids"]),
+            expert_load=_all_whole(said["expert_load"]),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a step record ({type(error).__name__}: {error})") from error
@@ -136,6 +139,13 @@ def corrupt(path: Path, number: int, what: str) -> LedgerError:
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if type(value) is not int:
         raise ValueError(f"{value!r} is not a whole number")
     return value
+
+
+def _all_whole(values: object) -> tuple[int, ...]:
+    """Most of a line is these lists, and a restarted controller waits for all lines: no call per number."""
+    if not isinstance(values, list) or not _INTEGER.issuperset(map(type, values)):
+        raise ValueError(f"{values!r} is not a list of whole numbers")
+    return tuple(values)

@@ -44,20 +44,6 @@ def newest(state: ClusterState) -> Checkpoint | None:
     return max(enumerate(sealed), key=lambda each: (each[1].step, each[0]))[1] if sealed else None
 
 
-def sealed_in_this_run(state: ClusterState, purpose: CheckpointPurpose) -> Checkpoint | None:
-    """A sealed checkpoint that this run of the job asked for."""
-    assert state.job is not None
-    since = state.job.submitted_at
-    return next(
-        (
-            each
-            for each in _in_order(state)
-            if each.state is CheckpointState.SEALED and each.purpose is purpose and each.requested_at >= since
-        ),
-        None,
-    )
-
-
 def may_begin(decision: Decision) -> bool:
     """The members are together, no change of generation and no other checkpoint is on its way, none failed just now."""
     state, failed_at = decision.state, decision.state.memory.checkpoint_failed_at

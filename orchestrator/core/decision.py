@@ -10,6 +10,7 @@ event of each, so an id never repeats, although the number starts anew.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import assert_never
 
 from orchestrator.core import lifecycle
@@ -142,6 +143,7 @@ class Decision:
         )
 
 
+@cache
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key by which `node-2` comes before `node-10`."""
     parts: list[tuple[int, int, str]] = []

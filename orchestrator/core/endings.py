@@ -47,7 +47,7 @@ def stop_requested(decision: Decision, event: StopRequested) -> None:
     else:
         decision.move_job(JobTrigger.STOP, f"{event.by} asked for a stop")
         decision.say(
-            f"{event.by} asked for a stop: a checkpoint is taken, then the members leave at a boundary"
+            f"{event.by} asked for a stop: the members leave at the next boundary and a checkpoint is taken there"
         )
 
 
@@ -102,25 +102,32 @@ def _finish(decision: Decision) -> None:
 
 
 def _stop(decision: Decision) -> None:
-    """Keep the state, then have the members leave, then end."""
+    """Have the members leave at one boundary, keep the state as it is there, then end: nothing is computed twice."""
     state = decision.state
-    kept = checkpoints.sealed_in_this_run(state, CheckpointPurpose.STOP)
-    if _all_left(decision, finished=False):
-        how = f"{kept.name} was taken on the way" if kept else "no checkpoint was taken on the way"
-        reason = f"stopped after step {state.committed}; {how}"
-        decision.say(reason)
-        jobs.end(decision, JobTrigger.END_STOPPED, reason, succeeded=True)
-        return
     generation = state.generation
     assert generation is not None
-    if kept is not None or _no_more_attempts(decision) or not state.committed:
+    if not _all_left(decision, finished=False):
         if state.memory.stop_sent != generation.number:
             state.memory.stop_sent = generation.number
             decision.say("the members leave the loop at the next boundary")
             for node in dict.fromkeys(roster.nodes_by_rank(generation)):
                 _send_stop(decision, node)
+        return
+    kept = checkpoints.newest(state)
+    if kept is not None and kept.step >= state.committed:
+        _end_stopped(decision, f"{kept.name} holds it")
+    elif not state.committed:
+        _end_stopped(decision, "there is nothing to keep yet")
+    elif _no_more_attempts(decision):
+        _end_stopped(decision, _failure(decision))
     elif checkpoints.may_begin(decision):
         checkpoints.request(decision, CheckpointPurpose.STOP, "the job stops")
+
+
+def _end_stopped(decision: Decision, how: str) -> None:
+    reason = f"stopped after step {decision.state.committed}; {how}"
+    decision.say(reason)
+    jobs.end(decision, JobTrigger.END_STOPPED, reason, succeeded=True)
 
 
 def _send_stop(decision: Decision, node: NodeId) -> None:

@@ -44,7 +44,8 @@ def _member(decision: Decision, status: TrainerStatus, previous: TrainerStatus |
     generation = state.generation
     if generation is None or status.generation != generation.number:
         return
-    if not roster.is_member(generation, status.trainer, status.start):
+    seat = roster.seat(state, status.trainer)
+    if seat is None or seat.start != status.start:
         return
     if previous is None or _place(status) != _place(previous):
         state.memory.progress_at = decision.at

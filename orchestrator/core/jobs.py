@@ -93,7 +93,8 @@ def revive_nodes(decision: Decision, reason: str) -> None:
 def try_start(decision: Decision) -> None:
     """Send the first generation once enough trainers are ready; give up after `start_seconds`."""
     state, cluster = decision.state, decision.job.spec.cluster
-    complete = _complete_nodes(decision)
+    here = sum(1 for view in state.views.values() if view.connected)
+    complete = _complete_nodes(decision) if here >= cluster.nodes else {}
     if len(complete) < cluster.nodes:
         state.memory.quorum_at = None
         _give_up_late(decision, complete)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from statistics import median
 
 from orchestrator.core import checkpoints, membership, recovery, repair, roster
-from orchestrator.core.decision import Decision
+from orchestrator.core.decision import Decision, natural
 from orchestrator.core.events import TrainerPhase
 from orchestrator.core.ids import TrainerId, node_of
 from orchestrator.core.lifecycle import NodeTrigger
@@ -43,7 +43,9 @@ def _expired_leases(decision: Decision) -> list[Departure]:
     """Nodes without a heartbeat for too long; the late ones become suspect."""
     state, policy = decision.state, decision.policy
     expired = []
-    for node in roster.nodes_in_order(state):
+    limit = decision.at - policy.suspect_seconds
+    late = [node for node, view in state.views.items() if view.last_seen <= limit]
+    for node in sorted(late, key=natural):
         entity = state.nodes[node]
         if entity.state not in HEARD_OF:
             continue

@@ -326,7 +326,7 @@ def _replaced(decision: Decision, statuses: Sequence[TrainerStatus]) -> list[Los
     """Members whose process is not the one that was seated: its end was not reported, or the report was lost."""
     losses = []
     for status in statuses:
-        seat = roster.member(decision.state.generation, status.trainer)
+        seat = roster.seat(decision.state, status.trainer)
         if seat is not None and status.start > seat.start:
             cause = f"{status.trainer} was replaced by a new process (start {status.start})"
             losses.append(

@@ -219,7 +219,7 @@ class _Shelf:
 
     def level(self) -> None:
         """Move single replicas from the fullest ranks to the emptiest while that helps. Each move helps, so it ends."""
-        moved = True
+        moved = max(self.held) - min(self.held) > 1
         while moved:
             moved = False
             for rank in sorted(range(len(self.nodes)), key=lambda rank: (self.held[rank], rank)):

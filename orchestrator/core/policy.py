@@ -53,7 +53,7 @@ class Policy:
     idle_generations: int = 10
     """Generations in a row without a committed step, beyond one per node, after which the job fails."""
     load_imbalance: float = 1.25
-    """Highest expected load over the mean from which a fresh placement looks at loads instead of the ring."""
+    """A fresh placement looks at loads where a ring would give a rank this much of a fair share."""
     straggler_ratio: float = 1.3
     """A straggler is busy for at least this much longer than the median member."""
     straggler_deviations: float = 3.5

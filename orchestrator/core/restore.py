@@ -66,7 +66,7 @@ def _place(decision: Decision, members: tuple[Member, ...]) -> Placement:
         return ring
     packed = placement.fresh(nodes, spec.model.experts, spec.cluster.replicas, loads=loads)
     better = _imbalance(packed, len(nodes), loads)
-    if better >= uneven:
+    if uneven < better * decision.policy.load_imbalance:
         return ring
     decision.say(
         f"experts are placed by their load: a ring would give one trainer {uneven:.2f} of a fair share, "

@@ -42,6 +42,17 @@ def member(generation: Generation | None, trainer: TrainerId) -> Member | None:
     return next((each for each in generation.members if each.trainer == trainer), None)
 
 
+def seat(state: ClusterState, trainer: TrainerId) -> Member | None:
+    """The seat of a trainer in the generation in force. Cheap: asked for every heartbeat."""
+    generation, memory = state.generation, state.memory
+    if generation is None:
+        return None
+    if memory.seats_of != generation.number:
+        memory.seats = {each.trainer: each for each in generation.members}
+        memory.seats_of = generation.number
+    return memory.seats.get(trainer)
+
+
 def is_member(generation: Generation | None, trainer: TrainerId, start: int) -> bool:
     """This very process has a seat."""
     seat = member(generation, trainer)
@@ -83,9 +94,7 @@ def nodes_in_order(state: ClusterState) -> tuple[NodeId, ...]:
 
 def connected(state: ClusterState) -> tuple[NodeId, ...]:
     """Nodes that messages reach, in order."""
-    return tuple(
-        node for node in nodes_in_order(state) if node in state.views and state.views[node].connected
-    )
+    return tuple(sorted((node for node, view in state.views.items() if view.connected), key=natural))
 
 
 def free(state: ClusterState, policy: Policy) -> tuple[Member, ...]:
@@ -122,6 +131,6 @@ def _candidates(state: ClusterState, leaving: Collection[TrainerId] = ()) -> Ite
         if entity.cordoned or entity.state not in (NodeState.SPARE, NodeState.ACTIVE):
             continue
         for trainer in sorted(state.views[node].trainers, key=in_order):
-            seated = member(state.generation, trainer) or member(state.planned, trainer)
+            seated = seat(state, trainer) or member(state.planned, trainer)
             if (seated is None or trainer in leaving) and trainer not in memory.refused:
                 yield state.views[node].trainers[trainer]

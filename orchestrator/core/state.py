@@ -243,6 +243,9 @@ class Blame:
 class Memory:
     """What one controller remembers between two events and a restarted one does without. Never stored."""
 
+    seats: dict[TrainerId, Member] = field(default_factory=dict)
+    """Members of generation `seats_of`, found by name: an index that `roster.seat` makes when it is asked."""
+    seats_of: GenerationNumber = NO_GENERATION
     started_at: float = 0.0
     """When this controller took over: limits that began before it count from here."""
     progress_at: float = 0.0

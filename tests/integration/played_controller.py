@@ -1,137 +1,245 @@
-"""A controller for tests of the agent: a real gRPC server with the Worker service, driven message by message."""
+"""A controller that tests play: the real Admin service over real gRPC, with a job that is only acted.
+
+In one process with the test (`serving`) its state stands still. Run as a program it takes the arguments of
+`python -m orchestrator`, writes controller.json, starts a process that looks like a node, and plays what the file
+`play` in the work directory asks for:
+
+  finish          steps go by until all are done
+  endless         steps go by until somebody stops the job
+  killed          as `finish`, but the first controller kills itself half-way
+  failing         every controller ends with exit code 3 after its first view
+  refusing        ends with exit code 2 before it listens
+  careless        as `endless`, and does not end its node
+"""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 
-from protos import worker_pb2 as pb
-from protos import worker_pb2_grpc
+from protos import admin_pb2 as pb
+from protos import admin_pb2_grpc
+from tests.unit.orchestrator.cli import views
 
-WAIT_SECONDS = 10.0
-
-CONFIG: dict[str, Any] = {
-    "name": "played",
-    "cluster": {"devices_per_node": 1, "trainer_restarts": 3},
-    "timeouts": {
-        "heartbeat_seconds": 0.1,
-        "hang_seconds": 0.6,
-        "start_seconds": 60.0,
-        "orphan_seconds": 60.0,
-    },
-}
+STEPS_A_VIEW = 10
+VIEW_SECONDS = 0.05
+NODE = "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
+ENDED = ("finished", "stopped", "failed")
 
 
-def config(**changed: Any) -> str:
-    """The job config as a welcome carries it, with other timeouts or cluster values."""
-    text = json.loads(json.dumps(CONFIG))
-    for name, value in changed.items():
-        section = "cluster" if name in text["cluster"] else "timeouts"
-        text[section][name] = value
-    return json.dumps(text)
+class PlayedAdmin(admin_pb2_grpc.AdminServicer):
+    """Canned answers; commands are written down in `heard`."""
 
+    def __init__(self, view: pb.JobView) -> None:
+        self.view = view
+        self.heard: list[str] = []
 
-class PlayedController(worker_pb2_grpc.WorkerServicer):
-    """Welcomes every registration; keeps all that it hears; says what the test wants."""
+    def ListNodes(self, request: pb.ListNodesRequest, context: Any) -> pb.ListNodesReply:  # noqa: N802
+        return pb.ListNodesReply(nodes=self.view.nodes)
 
-    def __init__(self, config_text: str) -> None:
-        self.config = config_text
-        self.reported_through = 0
-        self.welcomes = True
-        self.heard: list[pb.AgentMessage] = []
-        self.registrations: list[pb.Registration] = []
-        self.metadata: list[dict[str, Any]] = []
-        self._changed = asyncio.Condition()
-        self._contexts: list[Any] = []
+    def ListExperts(self, request: pb.ListExpertsRequest, context: Any) -> pb.ListExpertsReply:  # noqa: N802
+        return pb.ListExpertsReply(experts=self.view.experts)
 
-    async def Session(  # noqa: N802 (named by the proto)
-        self,
-        request_iterator: AsyncIterator[pb.AgentMessage],
-        context: Any,
-    ) -> None:
-        self.metadata.append(dict(context.invocation_metadata()))
-        async for message in request_iterator:
-            if message.WhichOneof("kind") == "registration":
-                self.registrations.append(message.registration)
-                self._contexts.append(context)
-                if self.welcomes:
-                    welcome = pb.Welcome(config=self.config, reported_through=self.reported_through)
-                    await context.write(pb.ControllerMessage(welcome=welcome))
-            self.heard.append(message)
-            async with self._changed:
-                self._changed.notify_all()
+    def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsReply:  # noqa: N802
+        return pb.ListJobsReply(jobs=[self.view.job])
 
-    async def say(self, **kind: Any) -> None:
-        """Send one message on the newest stream: `say(fence=pb.Fence(...))`."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            await self._contexts[-1].write(pb.ControllerMessage(**kind))
+    def ListIncidents(self, request: pb.ListIncidentsRequest, context: Any) -> pb.ListIncidentsReply:  # noqa: N802
+        return pb.ListIncidentsReply(incidents=self.view.incidents)
 
-    def of(self, kind: str) -> list[Any]:
-        """All messages of one kind, in the order they were heard, without the envelope."""
-        return [getattr(message, kind) for message in self.heard if message.WhichOneof("kind") == kind]
+    def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Any) -> pb.ListCheckpointsReply:  # noqa: N802
+        return pb.ListCheckpointsReply(checkpoints=self.view.checkpoints)
 
-    async def hears(self, kind: str, where: Callable[[Any], bool] = lambda _: True) -> Any:
-        """The first message of a kind for which `where` holds; waits for it, with a limit."""
-        async with asyncio.timeout(WAIT_SECONDS), self._changed:
-            while not (found := [message for message in self.of(kind) if where(message)]):
-                await self._changed.wait()
-            return found[0]
+    def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> pb.ListEventsReply:  # noqa: N802
+        detail = json.dumps({"node": "node-2", "reason": "connection reset"})
+        events = [pb.Event(sequence=7, at=1.7e9, kind="NodeDisconnected", cause_id="c-1", detail=detail)]
+        wanted = (each for each in events if each.sequence > request.after_sequence)
+        return pb.ListEventsReply(events=[each for each in wanted if request.kind in ("", each.kind)])
 
-    async def hears_more(self, kind: str, *, than: int) -> None:
-        """Wait until more messages of a kind have come than there were."""
-        await self.hears(kind, lambda _: len(self.of(kind)) > than)
-
-    async def registers(self, times: int) -> pb.Registration:
-        """Wait until there have been so many registrations; gives the newest."""
-        async with asyncio.timeout(WAIT_SECONDS), self._changed:
-            await self._changed.wait_for(lambda: len(self.registrations) >= times)
-            return self.registrations[-1]
-
-
-@asynccontextmanager
-async def controlling(
-    played: PlayedController, port: int = 0, grace_seconds: float | None = None
-) -> AsyncIterator[str]:
-    """Serve until the block ends; gives the address. All streams break at the end, as when a controller dies."""
-    server = grpc.aio.server(
-        options=[("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 1000)]
-    )
-    worker_pb2_grpc.add_WorkerServicer_to_server(played, server)
-    taken = server.add_insecure_port(f"127.0.0.1:{port}")
-    assert taken, f"port {port} is not free"
-    await server.start()
-    try:
-        yield f"127.0.0.1:{taken}"
-    finally:
-        await server.stop(grace_seconds)
-
-
-def generation(
-    number: int, kind: str, trainers: list[pb.TrainerStatus], restore_step: int = 0
-) -> pb.Generation:
-    """A generation with these trainers as members, in this order of ranks."""
-    members = [
-        pb.Member(
-            trainer=status.trainer,
-            start=status.start,
-            rank=rank,
-            store_address=status.store_address,
-            peer_address=status.peer_address,
+    def GetGeneration(self, request: pb.GetGenerationRequest, context: Any) -> pb.GetGenerationReply:  # noqa: N802
+        member = pb.GenerationMember(
+            rank=0, trainer="node-1/0", experts=[0, 4], microbatches=[0, 1, 2], joined=True
         )
-        for rank, status in enumerate(trainers)
+        return pb.GetGenerationReply(number=2, kind="immediate", reason="node-2 is lost", members=[member])
+
+    def ExplainIncident(self, request: pb.ExplainIncidentRequest, context: Any) -> pb.ExplainIncidentReply:  # noqa: N802
+        for incident in self.view.incidents:
+            if incident.id == request.incident:
+                return pb.ExplainIncidentReply(incident=incident)
+        context.abort(
+            grpc.StatusCode.NOT_FOUND, f"no incident {request.incident!r}: there are no incidents yet"
+        )
+        raise AssertionError("abort does not return")
+
+    def Drain(self, request: pb.NodeCommand, context: Any) -> pb.CommandReply:  # noqa: N802
+        return self._hear(f"drain {request.node}", request.by)
+
+    def Cordon(self, request: pb.NodeCommand, context: Any) -> pb.CommandReply:  # noqa: N802
+        return self._hear(f"cordon {request.node}", request.by)
+
+    def Uncordon(self, request: pb.NodeCommand, context: Any) -> pb.CommandReply:  # noqa: N802
+        return self._hear(f"uncordon {request.node}", request.by)
+
+    def TakeCheckpoint(self, request: pb.TakeCheckpointCommand, context: Any) -> pb.CommandReply:  # noqa: N802
+        return self._hear("checkpoint", request.by)
+
+    def Stop(self, request: pb.StopCommand, context: Any) -> pb.CommandReply:  # noqa: N802
+        return self._hear("stop", request.by)
+
+    def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.CommandReply:  # noqa: N802
+        if not request.force and self.view.job.state not in ENDED:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the job runs: stop it first, or use force")
+        return self._hear("shutdown", request.by)
+
+    def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> Iterator[pb.JobView]:  # noqa: N802
+        yield self.view
+
+    def Summarize(self, request: pb.SummarizeRequest, context: Any) -> pb.SummarizeReply:  # noqa: N802
+        steps = self.view.job.step
+        nothing = dict.fromkeys(("samples_duplicated", "samples_missing"), 0)
+        samples = dict.fromkeys(("samples_expected", "samples_counted"), 24 * steps)
+        summary = {
+            "job": self.view.job.name,
+            "steps_committed": steps,
+            "final_loss": 2.5,
+            **samples,
+            **nothing,
+            "goodput": 0.97,
+            "generations": 1,
+            "incidents": [],
+            "checkpoints": [],
+        }
+        return pb.SummarizeReply(json=json.dumps(summary))
+
+    def _hear(self, command: str, by: str) -> pb.CommandReply:
+        assert by, "a command says who asks"
+        self.heard.append(command)
+        return pb.CommandReply(message=f"heard: {command}")
+
+
+@contextmanager
+def serving(admin: PlayedAdmin) -> Iterator[str]:
+    """A real server on loopback; its address."""
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+    admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait(5.0)
+
+
+class ActedJob(PlayedAdmin):
+    """A job that makes progress with every view, in a process that may die."""
+
+    def __init__(self, workdir: Path, play: str, steps: int) -> None:
+        super().__init__(views.healthy())
+        self._workdir = workdir
+        self._play = play
+        self._progress = workdir / "acted-steps"
+        self.ended = threading.Event()
+        self.view.job.step = int(self._progress.read_text()) if self._progress.exists() else 0
+        self.view.job.steps = steps
+        self._guard = threading.Lock()
+
+    def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> Iterator[pb.JobView]:  # noqa: N802
+        while not self.ended.wait(VIEW_SECONDS):
+            with self._guard:
+                self._go_on()
+                shown = pb.JobView()
+                shown.CopyFrom(self.view)
+            yield shown
+            if self._play == "failing":
+                os._exit(3)
+            if shown.job.state in ENDED:
+                return
+
+    def Stop(self, request: pb.StopCommand, context: Any) -> pb.CommandReply:  # noqa: N802
+        with self._guard:
+            self.view.job.state = "stopped"
+        return self._hear("stop", request.by)
+
+    def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.CommandReply:  # noqa: N802
+        reply = super().Shutdown(request, context)
+        self.ended.set()
+        return reply
+
+    def _go_on(self) -> None:
+        job = self.view.job
+        if job.state in ENDED:
+            return
+        endless = self._play in ("endless", "careless")
+        job.step += STEPS_A_VIEW if job.step + STEPS_A_VIEW < job.steps or not endless else 0
+        self._progress.write_text(str(job.step))
+        if self._play == "killed" and job.step == job.steps // 2 and not (self._workdir / "killed").exists():
+            (self._workdir / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.step >= job.steps and not endless:
+            job.state, job.ended_at = "finished", job.started_at + 12.0
+
+
+def start_node(workdir: Path) -> subprocess.Popen[bytes]:
+    """A process that looks like a node's agent and does not hear SIGTERM, written down as the cluster does."""
+    command = [
+        sys.executable,
+        "-c",
+        NODE,
+        "-m",
+        "worker",
+        "agent",
+        "--node",
+        "node-1",
+        "--workdir",
+        str(workdir),
     ]
-    return pb.Generation(
-        number=number,
-        kind=kind,
-        members=members,
-        placement=[pb.Ranks(ranks=[0]), pb.Ranks(ranks=[0])],
-        deal=[pb.Microbatches(indices=[0, 1])] * len(members),
-        restore_step=restore_step,
-        reason="a test says so",
+    node = subprocess.Popen(command, start_new_session=True)
+    fields = Path(f"/proc/{node.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    record = workdir / "nodes" / "node-1.json"
+    record.parent.mkdir(exist_ok=True)
+    record.write_text(
+        json.dumps({"pid": node.pid, "start_ticks": int(fields[19]), "boot": boot}), encoding="utf-8"
     )
+    return node
+
+
+def main(arguments: list[str]) -> int:
+    """The program: what `understudy run` starts in these tests."""
+    told = dict(zip(arguments[::2], arguments[1::2], strict=False))
+    workdir = Path(told["--workdir"])
+    play = (workdir / "play").read_text(encoding="utf-8")
+    if play == "refusing":
+        print("error: --listen: this controller does not like its address", file=sys.stderr)
+        return 2
+    first = not (workdir / "nodes").exists()
+    node = start_node(workdir) if first else None
+    admin = ActedJob(workdir, play, steps=100)
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+    admin_pb2_grpc.add_AdminServicer_to_server(admin, server)
+    port = server.add_insecure_port(told["--listen"])
+    server.start()
+    record = workdir / ".controller.json"
+    record.write_text(json.dumps({"address": f"127.0.0.1:{port}", "pid": os.getpid()}), encoding="utf-8")
+    record.replace(workdir / "controller.json")
+    (workdir / "listened").open("a").write(f"{port}\n")
+    admin.ended.wait()
+    server.stop(0.2).wait(2.0)
+    if node is not None and play != "careless":
+        node.kill()
+        node.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

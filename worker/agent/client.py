@@ -182,7 +182,7 @@ async def _farewell(call: _Call, queue: asyncio.Queue[pb.AgentMessage], reading:
             await call.done_writing()
             await asyncio.wait([reading])
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
-        log.info("the stream broke before the last messages were read: %s", error or type(error).__name__)
+        log.info("the stream broke before the last messages were read: %r", error)
 
 
 async def _status(call: _Call) -> str:

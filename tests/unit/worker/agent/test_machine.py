@@ -273,6 +273,15 @@ def test_a_fenced_restart_costs_nothing_of_the_budget(story: Story) -> None:
     assert [each.start for each in story.given(StartTrainer)] == [2]
 
 
+def test_after_a_fence_nobody_is_told_the_generation_before_it(story: Story) -> None:
+    """The fresh process waits for the controller's word."""
+    story.trains(number=1)
+    story.is_fenced(2)
+    story.exits(signal=9)
+    story.becomes_ready()
+    assert not story.orders()
+
+
 def test_a_fence_and_the_assignment_of_the_same_number_go_together(story: Story) -> None:
     """The fresh process is told the generation that it is not part of."""
     story.trains(number=1)
@@ -734,6 +743,24 @@ def test_silence_during_the_agents_own_pause_is_nobodys_fault(story: Story) -> N
     story.beats(generation=1)
     story.passes(4.0)
     assert [type(e) for e in story.told_controller()] == [TrainerFellSilent]
+
+
+def test_a_trainer_that_hangs_after_the_agents_own_pause_is_noticed_in_time(story: Story) -> None:
+    """Its last beat was read before the first tick; the pause must not be credited to it."""
+    story.trains()
+    story.at += 60.0
+    story.beats(generation=1)
+    story.jumps(0.0)
+    story.passes(4.0)
+    assert [type(e) for e in story.told_controller()] == [TrainerFellSilent]
+
+
+def test_a_process_that_is_being_killed_gets_no_orders(story: Story) -> None:
+    """The assignment that answers its loss comes before its end is seen."""
+    story.trains(number=1)
+    story.hears(RestartTrainer(trainer=FIRST, reason="it hangs"))
+    story.is_assigned(generation(2, seats=seats(-1)))
+    assert not story.orders() and not story.given(KillTrainer)
 
 
 def test_the_controllers_restart_ends_the_process_and_counts(story: Story) -> None:

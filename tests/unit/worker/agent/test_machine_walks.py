@@ -147,6 +147,9 @@ def test_no_order_of_events_breaks_the_rules_and_every_exit_is_told(acts: list[t
     """Whatever happens, the controller hears of every process that ended, once it can hear at all."""
     walk = Walk()
     walk.act(("welcome", 0))
+    for trainer in TRAINERS:
+        walk.act(("ready", trainer))
+    walk.act(("assign", 1, "planned", set(TRAINERS), 0))
     for act in acts:
         walk.act(act)
     if walk.story.state() is not State.ENDING:

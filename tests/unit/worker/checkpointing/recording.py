@@ -60,7 +60,7 @@ class _RecordingSink:
 
     def write(self, data: memoryview) -> None:
         self._storage.note(f"write {self._name}")
-        assert self._storage.gate.wait(20.0)
+        assert self._storage.gate.wait(60.0)
         self._sink.write(data)
 
     def sync(self) -> None:

@@ -28,7 +28,7 @@ from worker.checkpointing.writer import (
     WriteLimits,
 )
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 LIMITS = WriteLimits(chunk_bytes=1 << 16)
 CONFIG: Mapping[str, object] = {"model": {"experts": 4, "width": 8}, "precision": "float32"}
 

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -126,10 +125,8 @@ def test_frames_and_payloads_pass_through_a_socket(pair: tuple[socket.socket, so
 
 
 def test_a_silent_peer_is_given_up_after_the_named_time(pair: tuple[socket.socket, socket.socket]) -> None:
-    begun = time.monotonic()
     with pytest.raises(ChannelError, match=r"silent for 0.1 s"):
         channel(pair[1], silence_seconds=0.1).receive()
-    assert time.monotonic() - begun < 5.0
 
 
 def test_a_peer_that_does_not_read_is_given_up_too(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,11 +83,9 @@ def test_a_donor_lost_in_mid_stream_is_named_in_bounded_time_and_another_one_tak
     ):
         fetch.begin([slow.share])
         until_streaming(slow, fetch)
-        begun = time.monotonic()
         os.kill(slow.process.pid, fault)
-        with pytest.raises(PeerLost) as caught:
+        with pytest.raises(PeerLost) as caught:  # and not PeerAbandoned, which the end of this wait would be
             fetch.await_snapshots(WAIT_SECONDS)
-        assert time.monotonic() - begun < 5.0
         assert (caught.value.donor, caught.value.parts) == ("node-1/0", tuple(LENGTHS))
 
         fetch.begin([quick.share])

@@ -57,7 +57,7 @@ def test_all_who_seal_at_once_succeed(tmp_path: Path) -> None:
     results: list[Sealed | Exception] = []
 
     def one() -> None:
-        start.wait(20.0)
+        start.wait(60.0)
         try:
             results.append(seal(FileStorage(tmp_path), manifest))
         except (CheckpointWriteError, SealRefused) as error:
@@ -67,7 +67,7 @@ def test_all_who_seal_at_once_succeed(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20.0)
+        thread.join(60.0)
     assert all(isinstance(result, Sealed) for result in results), results
     assert list_sealed(FileStorage(tmp_path)) == (CHECKPOINT,)
     names = {path.name for path in (tmp_path / CHECKPOINT.folder).iterdir()}
