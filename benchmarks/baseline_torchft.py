@@ -4,8 +4,8 @@ torchft replicates whole models, so every process holds all experts and computes
 summed by the manager over whoever is there, and a step is committed when its vote passes. It is not among the
 project's dependencies: `recovery_torchft.py` installs it elsewhere for the time of a measurement, and starts
 
-    python -m benchmarks.baseline_torchft lighthouse --heartbeat-ms 5000
-    python -m benchmarks.baseline_torchft replica --number 0 --job JOB.json --workdir DIR --lighthouse URL
+    python -m benchmarks.baseline_torchft lighthouse ...
+    python -m benchmarks.baseline_torchft replica ...
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class Replica:
             manager.allreduce(gradient, reduce_op=dist.ReduceOp.SUM).wait()
         if not manager.should_commit():
             return
+        step = manager.current_step()  # a replica that has just been healed has skipped some
         norm = (model.dense_norm_squared() + model.experts_norm_squared()) ** 0.5
         model.update(step, norm)
         append_commit(

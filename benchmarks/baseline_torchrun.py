@@ -47,7 +47,9 @@ def main() -> None:
     for step in range(begin + 1, job.steps + 1):
         loss = trainer.run_step(step)
         if rank == 0:
-            append_commit(given.workdir / COMMITS_FILE, step=step, generation=restarts, loss=loss, members=world)
+            append_commit(
+                given.workdir / COMMITS_FILE, step=step, generation=restarts, loss=loss, members=world
+            )
         if step % given.every == 0:
             dcp.save(tensors, checkpoint_id=folder_of(checkpoints, step))
     dist.destroy_process_group()

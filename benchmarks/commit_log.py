@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class CommitLog:
             times = [each.time for each in self.commits if newest and each.generation == newest.generation]
             enough = len(times) > STEADY_STEPS and newest is not None and newest.members >= members
             if enough:
-                return statistics.median(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+                return statistics.median(later - earlier for earlier, later in pairwise(times))
             if time.monotonic() > deadline:
                 raise NoProgress(f"no {STEADY_STEPS} steps in a row within {limit_seconds:.0f} s")
             self._alive()

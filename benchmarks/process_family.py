@@ -18,7 +18,9 @@ END_SECONDS = 10.0
 
 def session_members(leader: int) -> list[int]:
     """Living processes of the session that `leader` leads, the leader last."""
-    found = [pid for pid in _pids() if _field(pid, 3) == str(leader) and _field(pid, 0) not in {"Z", "X", None}]
+    found = [
+        pid for pid in _pids() if _field(pid, 3) == str(leader) and _field(pid, 0) not in {"Z", "X", None}
+    ]
     return sorted(found, key=lambda pid: (pid == leader, pid))
 
 

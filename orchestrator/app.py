@@ -8,7 +8,6 @@ a job; that is `core/`. Next: `controller/runner.py`, the thread that everything
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -20,19 +19,19 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
-from orchestrator.cluster.processes import AgentCommand, ProcessCluster, living_nodes
+from orchestrator.cluster.processes import AgentCommand, ProcessCluster, dead_nodes, living_nodes
 from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.inbox import Inbox
 from orchestrator.controller.ledger import LEDGER_FILE, FileLedger
 from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
 from orchestrator.controller.runner import Chore, Runner
-from orchestrator.core.events import ControllerStarted, Event, JobSubmitted
+from orchestrator.core.events import ControllerStarted, Event, JobSubmitted, NodeDisconnected
 from orchestrator.core.ids import NodeId
 from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import ClusterState, Job, JobState
 from orchestrator.jobfile import JobFileError, load_job_file
-from orchestrator.service import views
+from orchestrator.service import views, whereabouts
 from orchestrator.service.admin_api import ENDED, AdminApi, Sources
 from orchestrator.service.causes import Causes
 from orchestrator.service.commands import Commands, Witness
@@ -56,7 +55,6 @@ from orchestrator.timers.timers import Periods, Timers
 
 log = logging.getLogger(__name__)
 
-CONTROLLER_FILE = "controller.json"
 COMMAND_SECONDS = 8.0
 """How long a person's command may take to be handled."""
 LEASE_WAIT_SECONDS = 2.0 * LEASE_SECONDS
@@ -233,15 +231,27 @@ def beginning(settings: Settings, spec: JobSpec | None, stored: Job | None, *, n
     return Beginning.RESUME
 
 
-def _first_event(begin: Beginning, spec: JobSpec, causes: Causes, at: float) -> Event:
-    match begin:
+def _first_events(made: _Made, causes: Causes, at: float) -> Iterator[Event]:
+    """What the core hears before it hears from any node."""
+    match made.begin:
         case Beginning.SUBMIT | Beginning.RESUME:
-            resume = begin is Beginning.RESUME
-            return JobSubmitted(at=at, cause_id=causes.fresh("submission"), spec=spec, resume=resume)
+            resume = made.begin is Beginning.RESUME
+            yield JobSubmitted(at=at, cause_id=causes.fresh("submission"), spec=made.spec, resume=resume)
         case Beginning.RESTART:
-            return ControllerStarted(at=at, cause_id=causes.fresh("start"))
+            yield ControllerStarted(at=at, cause_id=causes.fresh("start"))
+            # Who died while there was no controller need not be waited for until a lease runs out.
+            for node in dead_nodes(made.settings.workdir):
+                known = made.state.nodes.get(node)
+                if known is not None:
+                    yield NodeDisconnected(
+                        at=at,
+                        cause_id=causes.fresh("disconnected"),
+                        node=node,
+                        incarnation=known.incarnation,
+                        reason="its process ended while there was no controller",
+                    )
         case _:
-            assert_never(begin)
+            assert_never(made.begin)
 
 
 @contextmanager
@@ -348,11 +358,12 @@ async def _serve(made: _Made) -> End:
                 await asyncio.to_thread(cluster.stop_all, "it is left from an earlier run", NODES_END_SECONDS)
             # Before the first registration: what the last controller left undone, then what this one begins with.
             controller.perform_unfinished()
-            inbox.put(_first_event(made.begin, made.spec, causes, clock.now()))
+            for event in _first_events(made, causes, clock.now()):
+                inbox.put(event)
             runner.start()
             timers.start()
             await server.start(worker=worker, admin=admin)
-            _write_controller_file(settings.workdir, address, made.spec, clock.now())
+            whereabouts.write(settings.workdir, address=address, job=made.spec.name, started_at=clock.now())
             log.info("listening on %s", address)
             endings.job_was_over(made)
             end = await endings.ended
@@ -408,27 +419,16 @@ class _Running:
 
 def _bind(server: Server, settings: Settings) -> str:
     """Take the port that was asked for; for port 0, the one that living agents know. The address as they dial it."""
-    host, port = settings.host, settings.port or _last_port(settings)
+    host, port = settings.host, settings.port or whereabouts.last_port(settings.workdir)
     try:
         address = server.bind(host, port)
     except ListenError:
         if settings.port or living_nodes(settings.workdir):
             raise
         address = server.bind(host, 0)
-    dialled = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
-    name, _, number = address.rpartition(":")
-    if not settings.token and name not in ("127.0.0.1", "localhost", "[::1]"):
+    if not settings.token and not whereabouts.is_loopback(address):
         log.warning("listening on %s without a token: whoever reaches this port is in command", address)
-    return f"{dialled.get(name, name)}:{number}"
-
-
-def _last_port(settings: Settings) -> int:
-    """The port of this work directory's last controller, where agents look for the next one; 0 when unknown."""
-    try:
-        said = json.loads((settings.workdir / CONTROLLER_FILE).read_text(encoding="utf-8"))
-        return int(str(said["address"]).rpartition(":")[2])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
+    return whereabouts.dialled(address)
 
 
 def _agents(settings: Settings, address: str) -> AgentCommand:
@@ -469,14 +469,3 @@ def _signals(endings: _Endings) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _write_controller_file(workdir: Path, address: str, spec: JobSpec, at: float) -> None:
-    """How the CLI and the next controller find this one; whole or not at all."""
-    content = {"address": address, "pid": os.getpid(), "started_at": at, "job": spec.name}
-    scratch = workdir / f".{CONTROLLER_FILE}.{os.getpid()}"
-    with scratch.open("w", encoding="utf-8") as new:
-        new.write(json.dumps(content) + "\n")
-        new.flush()
-        os.fsync(new.fileno())
-    scratch.replace(workdir / CONTROLLER_FILE)

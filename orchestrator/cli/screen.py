@@ -93,6 +93,8 @@ class LiveScreen:
             return
         try:
             self._live.update(picture, refresh=True)
+            if not self._console.is_terminal:
+                self._left()  # it was one when it was opened: somebody closed it
         except OSError:
             self._left()
 

@@ -10,6 +10,7 @@ import getpass
 import json
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ class Session:
         self._said: deque[str] = deque(maxlen=_MOST_SAID)
         self._stop_asked_at: float | None = None
         self._stop_taken = False
+        self._stopping: Future[str] | None = None
+        self._background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stop")
         self._began_at = time.time()
 
     def run(self) -> Outcome:
@@ -202,7 +205,7 @@ class Session:
             raise EndNow
         if self._screen.gone and not self._interrupts.count:
             self._interrupts.count = 1
-        if not self._interrupts.count or self._stop_taken:
+        if not self._interrupts.count or self._stop_taken or not self._stop_answered():
             return
         now = time.monotonic()
         if self._stop_asked_at is None:
@@ -213,11 +216,21 @@ class Session:
         if sighting.away_since is not None:
             return
         assert self._admin is not None
+        self._stopping = self._background.submit(self._admin.stop, who())
+
+    def _stop_answered(self) -> bool:
+        """False while a controller thinks about it; a second Ctrl-C does not wait for that."""
+        if self._stopping is None:
+            return True
+        if not self._stopping.done():
+            return False
         try:
-            self._say(self._admin.stop(by=who()))
+            self._say(self._stopping.result())
             self._stop_taken = True
         except CliError as error:
             self._say(error.message)
+        self._stopping = None
+        return not self._stop_taken
 
     def _mind_controller(self) -> None:
         death = self._controller.death()
@@ -287,6 +300,7 @@ class Session:
                 if not orderly and not self._outcome.ended_at_once:
                     self._force_shutdown(self._admin)
                 self._admin.close()
+            self._background.shutdown(wait=False)
         finally:
             if self._controller.pid is not None:
                 self._controller.kill()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -125,7 +126,7 @@ class ProcessCluster:
         self._records = command.workdir / "nodes"
         self._logs = command.workdir / "logs"
         self._requests: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._children: dict[int, _Agent] = {}
+        self._children: dict[NodeId, _Agent] = {}
         self._endings: dict[NodeId, _Ending] = {}
         self._settled = threading.Condition()
         self._outstanding = 0
@@ -236,7 +237,7 @@ class ProcessCluster:
                 start_new_session=True,
                 env=_environment(),
             )
-        self._children[child.pid] = child
+        self._children[node] = child
         write_record(self._record(node), record_of(child.pid))
         log.info("node %s started (pid %d)", node, child.pid)
 
@@ -277,11 +278,18 @@ class ProcessCluster:
             self._carry_out(_Start(node=node))
 
     def _reap(self) -> None:
-        for pid, child in sorted(self._children.items()):
+        for node, child in sorted(self._children.items()):
             code = child.poll()
-            if code is not None:
-                del self._children[pid]
-                log.info("agent with pid %d ended: %s", pid, _ending_of(code))
+            if code is None:
+                continue
+            del self._children[node]
+            if node in self._endings:
+                log.info("the agent of node %s ended: %s", node, _ending_of(code))
+            else:
+                words = self._logs / f"{node}.log"
+                log.warning(
+                    "the agent of node %s ended by itself: %s; its words: %s", node, _ending_of(code), words
+                )
 
     def _record(self, node: NodeId) -> Path:
         return self._records / f"{node}.json"
@@ -292,12 +300,19 @@ class ProcessCluster:
 
 def living_nodes(workdir: Path) -> tuple[NodeId, ...]:
     """Nodes of a work directory whose recorded agent is alive, in order; none when the folder is not there."""
-    found = []
+    return tuple(node for node, alive in _recorded(workdir) if alive)
+
+
+def dead_nodes(workdir: Path) -> tuple[NodeId, ...]:
+    """Nodes of a work directory whose recorded agent has ended without being asked to, in order."""
+    return tuple(node for node, alive in _recorded(workdir) if not alive)
+
+
+def _recorded(workdir: Path) -> Iterator[tuple[NodeId, bool]]:
     for record in sorted((workdir / "nodes").glob("*.json")):
         identity = read_record(record)
-        if identity is not None and is_alive(identity):
-            found.append(NodeId(record.stem))
-    return tuple(found)
+        if identity is not None:
+            yield NodeId(record.stem), is_alive(identity)
 
 
 def _signal_group(identity: ProcessIdentity, number: signal.Signals) -> None:

@@ -140,6 +140,7 @@ def _take_over(decision: Decision, generation: Generation) -> None:
     memory.stragglers = ()
     memory.waiting_since = None if generation.members else decision.at
     memory.progress_at = decision.at
+    memory.step_began_at = 0.0
     if generation.kind is not GenerationKind.PLANNED:
         memory.generations_without_commit += 1
         memory.acquire_failures.clear()

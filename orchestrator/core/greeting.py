@@ -23,8 +23,8 @@ def reason_to_fence(decision: Decision, event: NodeRegistered) -> str:
     node = decision.state.nodes.get(event.node)
     if node is None or not event.trainers:
         return ""
-    if node.state is NodeState.DEAD and node.incarnation == event.incarnation:
-        return f"{event.node} was given up ({node.reason}) and is back"
+    if node.state in (NodeState.DEAD, NodeState.REQUESTED) and node.incarnation == event.incarnation:
+        return f"{event.node} was given up and is back"
     if decision.job.state is JobState.PENDING and (
         event.generation or any(status.generation for status in event.trainers)
     ):

@@ -46,6 +46,7 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
     _forget_run(decision)
     for node in node_ids(event.spec.cluster):
         start_node(decision, node, "is part of the job")
+        decision.put(replace(state.nodes[node], incarnation=""))
     for node in sorted(set(state.nodes) - set(node_ids(event.spec.cluster)), key=natural):
         if state.nodes[node].state is not NodeState.DEAD:
             decision.move_node(node, NodeTrigger.LOSE, "is not part of the job")
@@ -58,7 +59,6 @@ def start_node(decision: Decision, node: NodeId, reason: str) -> None:
     """Have the cluster bring a node up; it counts once its agent has registered."""
     known = decision.state.nodes.get(node)
     if known is not None:
-        decision.put(replace(known, incarnation=""))
         decision.move_node(node, NodeTrigger.REQUEST, reason)
     else:
         decision.put(

@@ -12,7 +12,7 @@ from statistics import median
 from orchestrator.core import checkpoints, membership, recovery, repair, roster
 from orchestrator.core.decision import Decision, natural
 from orchestrator.core.events import TrainerPhase
-from orchestrator.core.ids import TrainerId, node_of
+from orchestrator.core.ids import NodeId, TrainerId, node_of
 from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.membership import HEARD_OF, Departure
 from orchestrator.core.recovery import Loss
@@ -49,7 +49,7 @@ def _expired_leases(decision: Decision) -> list[Departure]:
         entity = state.nodes[node]
         if entity.state not in HEARD_OF:
             continue
-        seen = state.views[node].last_seen
+        seen = _last_sign(decision, node)
         silent = decision.at - seen
         if silent >= policy.lease_seconds:
             cause = (
@@ -60,6 +60,18 @@ def _expired_leases(decision: Decision) -> list[Departure]:
             decision.move_node(node, NodeTrigger.SUSPECT, f"no heartbeat for {silent:.1f} s")
             decision.say(f"{node} is suspect: no heartbeat for {silent:.1f} s")
     return expired
+
+
+def _last_sign(decision: Decision, node: NodeId) -> float:
+    """A heartbeat, or the beginning of a step that needed the node's members to be committed.
+
+    So a node that only the controller cannot reach is not given up while training goes on with it.
+    """
+    state = decision.state
+    seen = state.views[node].last_seen
+    if roster.members_on(state.generation, node):
+        return max(seen, state.memory.step_began_at)
+    return seen
 
 
 def _silent_members(decision: Decision, gone: set[TrainerId]) -> list[Loss]:

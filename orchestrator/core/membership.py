@@ -76,8 +76,8 @@ def heartbeat(decision: Decision, event: HeartbeatReceived) -> None:
     view.last_seen = decision.at
     view.connected = True
     view.trainers = {status.trainer: status for status in event.trainers}
-    if node.state is NodeState.DEAD:
-        reason = f"{event.node} was given up ({node.reason}) and is heard of again"
+    if node.state in (NodeState.DEAD, NodeState.REQUESTED):
+        reason = f"{event.node} was given up and is heard of again"
         decision.move_node(event.node, NodeTrigger.REGISTER, reason)
         greeting.fence(decision, event.node, reason)
         greeting.send_generations(decision, event.node)

@@ -30,6 +30,7 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
     state.committed = max(state.committed, record.step)
     memory.expert_load = record.expert_load
     memory.progress_at = decision.at
+    memory.step_began_at = max(memory.step_began_at, decision.at - record.step_seconds)
     memory.generations_without_commit = 0
     absent = [each.trainer for each in generation.members if each.trainer not in state.joined]
     if absent:

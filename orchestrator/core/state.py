@@ -252,6 +252,8 @@ class Memory:
     """The last sign that the members get on with their work."""
     redone: bool = False
     """A member of this generation has said that it computes a step again."""
+    step_began_at: float = 0.0
+    """When the last committed step of this generation began, at the latest: all members were alive then."""
     blame: Blame | None = None
     repair: Repair | None = None
     acquisitions_made: int = 0

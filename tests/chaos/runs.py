@@ -119,15 +119,19 @@ class Run:
 
     def ask(self, *command: str) -> Any:
         """Another `understudy` command about this run, as JSON."""
+        return json.loads(self.tell(*command, "-o", "json"))
+
+    def tell(self, *command: str) -> str:
+        """Another `understudy` command about this run, as it prints."""
         done = subprocess.run(
-            [UNDERSTUDY, *command, "--workdir", str(self.workdir), "-o", "json"],
+            [UNDERSTUDY, *command, "--workdir", str(self.workdir)],
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return done.stdout
 
     def node(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = next(node for node in self.ask("nodes") if node["id"] == name)

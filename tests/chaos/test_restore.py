@@ -27,9 +27,9 @@ def test_both_replicas_of_an_expert_die_and_a_damaged_checkpoint_is_passed_over(
     job = {**TINY, "checkpoint": {"interval_seconds": 3600, "keep": 5}}
     with Run(tmp_path / "run", "--spares", "1", "--steps", "200", *faults, job=job) as run:
         run.reach(10)
-        run.ask("checkpoint", "now")
+        run.tell("checkpoint", "now")
         wait_until(lambda: len(sealed(run)) == 1, within_seconds=60, what="a first checkpoint")
-        run.ask("checkpoint", "now")
+        run.tell("checkpoint", "now")
         wait_until(lambda: len(sealed(run)) == 2, within_seconds=60, what="a second checkpoint")
         older, newer = sorted(sealed(run), key=lambda each: int(each["step"]))
         assert newer["step"] < 150, "the machine is too fast for this test: raise the step of the faults"
@@ -43,8 +43,9 @@ def test_both_replicas_of_an_expert_die_and_a_damaged_checkpoint_is_passed_over(
     assert Path(newer["path"]).name in words
     assert Path(older["path"]).name in words
     assert "damaged" in words
-    lost = [incident["steps_lost"] for incident in summary["incidents"]]
-    assert max(lost) == 149 - older["step"]
+    lost = {incident["kind"]: incident["steps_lost"] for incident in summary["incidents"]}
+    assert lost["node-lost"] == 149 - newer["step"]
+    assert lost["checkpoint-damaged"] == newer["step"] - older["step"]
 
 
 def flip_a_byte(checkpoint: Path) -> None:

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -167,7 +168,7 @@ class ActedJob(PlayedAdmin):
 
     def Stop(self, request: pb.StopCommand, context: Any) -> pb.CommandReply:  # noqa: N802
         with self._guard:
-            self.view.job.state = "stopped"
+            self.view.job.state, self.view.job.ended_at = "stopped", time.time()
         return self._hear("stop", request.by)
 
     def Shutdown(self, request: pb.ShutdownRequest, context: Any) -> pb.CommandReply:  # noqa: N802

@@ -266,7 +266,7 @@ class Run:
         """Lines up to the one with `words`."""
         assert self.process.stdout is not None
         seen = ""
-        for each in self.process.stdout:
+        while each := str(self.process.stdout.readline()):
             seen += each
             if words in each:
                 return seen
@@ -352,7 +352,7 @@ def test_the_second_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
     assert run.process.returncode == 130, out
     assert "ended at once; there is no checkpoint yet" in out
     assert f"understudy run --resume {tmp_path}" in out
-    assert time.monotonic() - began < WAIT_SECONDS
+    assert time.monotonic() - began < 5.0, "it does not wait for an answer"
 
 
 def test_a_node_that_the_controller_left_behind_is_ended(tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ class World:
         self.outcomes: list[tuple[Event, Outcome]] = []
         self.committed = 0
         """The last step that was really committed, whoever knows."""
+        self.newest = NO_GENERATION
+        """The generation whose commits count: who is cut off may train on in an older one, to no effect."""
         self._tell = tell
         self._queue: deque[Event] = deque()
         self._handling = False
@@ -525,6 +527,7 @@ class World:
             if any(trainer.restored != generation.number or not trainer.holds for _, trainer in seated):
                 return
             self.committed = generation.restore_step
+            self.newest = generation.number
         elif not self._hand_over(generation, seated):
             return
         for _, trainer in seated:
@@ -565,6 +568,7 @@ class World:
             return False
         for rank, (_, trainer) in enumerate(seated):
             trainer.holds = parts_of(generation, rank)
+        self.newest = generation.number
         return True
 
     def _step(self, generation: Generation) -> None:
@@ -579,9 +583,10 @@ class World:
             self._idle(generation, workers)
             return
         seated = self._seated(generation)
-        if seated is None:
+        if seated is None or any(self._has_left(trainer, generation) for _, trainer in seated):
             for agent, trainer in workers:
-                if not agent.stopped and not trainer.stopped:
+                awake = not agent.stopped and not trainer.stopped
+                if awake and not self._has_left(trainer, generation):
                     self._lost_touch(agent, trainer, "connection reset by peer")
             return
         stuck = any(agent.stopped or trainer.stopped for agent, trainer in seated)
@@ -591,9 +596,16 @@ class World:
             return
         self._commit(generation, seated)
 
+    def _has_left(self, trainer: Trainer, generation: Generation) -> bool:
+        """It was told a newer generation that waits for no boundary."""
+        newer = trainer.generation > generation.number
+        return newer and self.disk.generations[trainer.generation].kind is not GenerationKind.PLANNED
+
     def _commit(self, generation: Generation, seated: list[tuple[Agent, Trainer]]) -> None:
-        assert all(trainer.step == self.committed for _, trainer in seated), "a committed step was lost"
-        step = self.committed = self.committed + 1
+        step = seated[0][1].step + 1
+        if generation.number == self.newest:
+            assert all(trainer.step == self.committed for _, trainer in seated), "a committed step was lost"
+            self.committed = step
         for _, trainer in seated:
             trainer.step = step
         for agent, trainer in seated[:2]:
@@ -687,25 +699,16 @@ class World:
         match action:
             case actions.Assign():
                 agent.generation = max(agent.generation, action.assignment.number)
-                for trainer in agent.trainers.values():
+                for trainer in tuple(agent.trainers.values()):
                     if trainer.ready and action.assignment.number > trainer.generation:
                         self._assigned(agent, trainer, action.assignment)
             case actions.Fence():
-                agent.generation = max(agent.generation, action.generation)
-                for trainer in tuple(agent.trainers.values()):
-                    if trainer.generation:
-                        agent.trainers[trainer.id] = self._fresh(trainer.id, trainer.start + 1)
-                    elif trainer.ready:
-                        self._report_ready(agent, trainer)
+                self._fence(agent, action)
             case actions.RestartTrainer():
                 self.kill_trainer(action.trainer)
             case actions.Acquire():
-                trainer = agent.trainers[action.trainer]
-                trainer.acquisition = action.acquisition
-                trainer.acquiring = {part for donor in action.donors for part in donor.parts}
-                if not trainer.joined:
-                    trainer.holds.clear()
-                trainer.acquired_at = self.at + ACQUIRE_TICKS * TICK_SECONDS
+                if action.trainer in agent.trainers:
+                    self._acquire(agent.trainers[action.trainer], action)
             case actions.TakeCheckpoint():
                 agent.checkpoints.append(action)
             case actions.StopTraining():
@@ -730,6 +733,22 @@ class World:
         elif planned and trainer.joined:
             trainer.joined = trainer.generation = NO_GENERATION
             trainer.holds.clear()
+
+    def _fence(self, agent: Agent, action: actions.Fence) -> None:
+        """Processes that had a seat are ended; those that never had one stay, and say so."""
+        agent.generation = max(agent.generation, action.generation)
+        for trainer in tuple(agent.trainers.values()):
+            if trainer.generation:
+                agent.trainers[trainer.id] = self._fresh(trainer.id, trainer.start + 1)
+            elif trainer.ready:
+                self._report_ready(agent, trainer)
+
+    def _acquire(self, trainer: Trainer, action: actions.Acquire) -> None:
+        trainer.acquisition = action.acquisition
+        trainer.acquiring = {part for donor in action.donors for part in donor.parts}
+        if not trainer.joined:
+            trainer.holds.clear()
+        trainer.acquired_at = self.at + ACQUIRE_TICKS * TICK_SECONDS
 
     def _seal(self, agent: Agent, action: actions.SealCheckpoint) -> None:
         trainer = agent.trainers[action.trainer]

@@ -233,7 +233,7 @@ class Channel:
         deadline = time.monotonic() + self._silence_seconds
         while not self._poll(event, _SLICE_SECONDS):
             self._look_up()
-            if False:
+            if time.monotonic() > deadline:
                 raise ChannelError(f"silent for {self._silence_seconds:g} s")
 
     def _look_up(self) -> None:

@@ -78,6 +78,14 @@ def test_every_flipped_bit_is_found() -> None:
                 from_json(torn.decode(errors="surrogateescape"))
 
 
+def test_another_spelling_of_the_same_content_is_refused() -> None:
+    document = json.loads(to_json(WHOLE))
+    for text in (json.dumps(document), json.dumps(document, indent=1), to_json(WHOLE) + " "):
+        with pytest.raises(ManifestInvalid) as caught:
+            from_json(text)
+        assert caught.value.field == "sha256"
+
+
 def test_every_truncation_is_found() -> None:
     text = to_json(WHOLE)
     for length in range(0, len(text), 7):

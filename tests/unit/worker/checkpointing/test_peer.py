@@ -505,6 +505,7 @@ class LyingDonor:
 STATE = part_state(4, 1)
 BYTES = b"".join(tensor.numpy().tobytes() for tensor in STATE.in_order())
 SOUND = Digest(sha256=hashlib.sha256(BYTES).hexdigest())
+SOUND_GRADIENT = Digest(sha256=hashlib.sha256(BYTES[:16]).hexdigest())
 BLOB = Blob(
     content="state", part="dense", version=3, precision="float32", length=4, clip=0.0, learning_rate=0.0
 )
@@ -522,8 +523,8 @@ GRADIENT = dataclasses.replace(BLOB, content="gradient", version=4)
         [dataclasses.replace(BLOB, part="expert-00001"), BYTES, SOUND],
         [BLOB, BYTES, SOUND, BLOB, BYTES, SOUND],
         [dataclasses.replace(BLOB, content="story"), BYTES, SOUND],
-        [GRADIENT, BYTES[:16], Digest(sha256=hashlib.sha256(BYTES[:16]).hexdigest())],
-        [BLOB, BYTES, SOUND, dataclasses.replace(GRADIENT, version=5), BYTES[:16], SOUND],
+        [GRADIENT, BYTES[:16], SOUND_GRADIENT],
+        [BLOB, BYTES, SOUND, dataclasses.replace(GRADIENT, version=5), BYTES[:16], SOUND_GRADIENT],
         [BLOB, BYTES, SOUND, GRADIENT, BYTES[:16], SOUND],
         [Welcome(donor="node-1/0")],
         [Subscribe(parts=())],
@@ -549,8 +550,7 @@ def test_what_was_not_asked_for_or_fails_its_hash_is_refused(answers: Sequence[M
 
 def test_a_sound_answer_of_the_same_kind_is_taken() -> None:
     """The negative tests above would pass with a newcomer that refuses everything."""
-    digest = Digest(sha256=hashlib.sha256(BYTES[:16]).hexdigest())
-    donor = LyingDonor(Welcome(donor="node-1/0"), BLOB, BYTES, SOUND, GRADIENT, BYTES[:16], digest)
+    donor = LyingDonor(Welcome(donor="node-1/0"), BLOB, BYTES, SOUND, GRADIENT, BYTES[:16], SOUND_GRADIENT)
     staging = {"dense": blank_like(STATE)}
     fetch = PeerFetch(
         identity=IDENTITY,
