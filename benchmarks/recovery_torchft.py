@@ -38,7 +38,7 @@ INSTALL_SECONDS = 180.0
 IMPORT_SECONDS = 60.0
 LIGHTHOUSE_SECONDS = 30.0
 HEARTBEAT_MS = 1000
-JOIN_MS = 100
+JOIN_MS = 1000
 COLLECTIVE_SECONDS = 1.0
 """Below these, replicas were thrown out that were only slow."""
 _REPLICAS = tuple(str(number) for number in range(WORLD))

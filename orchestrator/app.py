@@ -47,7 +47,7 @@ from orchestrator.settings import (
     default_database,
 )
 from orchestrator.store import schema
-from orchestrator.store.engine import open_engine, parse_url
+from orchestrator.store.engine import Durability, open_engine, parse_url
 from orchestrator.store.lease import LEASE_SECONDS, ControllerLease, LeaseHeld
 from orchestrator.store.queries import Queries
 from orchestrator.store.repository import Repository
@@ -131,10 +131,16 @@ def exit_code(error: BaseException) -> ExitCode:
     return ExitCode.STORE_FAILED if isinstance(error, StoreError | LedgerError) else ExitCode.FAILED
 
 
+def _durability(settings: Settings) -> Durability:
+    """Agents elsewhere outlive a power failure here and remember what they were told; behind loopback there are none."""
+    alone = settings.host in ("127.0.0.1", "::1", "localhost")
+    return Durability.PROCESS_DEATH if alone else Durability.POWER_FAILURE
+
+
 def _run_as_the_one(settings: Settings, spec: JobSpec | None) -> int:
     """Take the lease, load, serve, and give everything back."""
     schema.migrate(settings.database)
-    engine = open_engine(settings.database)
+    engine = open_engine(settings.database, durability=_durability(settings))
     lease = ControllerLease(engine)
     try:
         lease.acquire(LEASE_WAIT_SECONDS)

@@ -17,7 +17,6 @@ from orchestrator.controller.ports import LedgerError
 from orchestrator.core.events import StepRecord
 from orchestrator.core.ids import GenerationNumber, Step
 
-
 _INTEGER = frozenset({int})
 
 

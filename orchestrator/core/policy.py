@@ -43,7 +43,9 @@ class Policy:
     recent_steps: int = 32
     """Committed steps from which the usual step is taken."""
     acquire_attempts: int = 3
-    """Failed copies after which a trainer is left alone."""
+    """Failed copies after which a trainer is left alone for a while."""
+    forgive_seconds: float = 60.0
+    """That while: a failed copy counts for this long."""
     checkpoint_pause_seconds: float = 2.0
     """Before a failed checkpoint is taken again: the last one may still be on its way to the disk."""
     checkpoint_attempts: int = 3

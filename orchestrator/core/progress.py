@@ -25,7 +25,8 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
     if generation is None or generation.number != record.generation:
         return
     memory = state.memory
-    if record.step > state.committed or not memory.step_seconds:
+    if record.step != memory.recorded:
+        memory.recorded = record.step
         memory.step_seconds = (*memory.step_seconds, record.step_seconds)[-decision.policy.recent_steps :]
     state.committed = max(state.committed, record.step)
     memory.expert_load = record.expert_load

@@ -106,11 +106,14 @@ def acquisition_failed(decision: Decision, event: AcquisitionFailed) -> None:
 
 
 def count_failure(decision: Decision, trainer: TrainerId) -> None:
-    """Count a failed copy; a trainer with too many is left alone until the next generation."""
-    failures = decision.state.memory.acquire_failures
-    failures[trainer] = failures.get(trainer, 0) + 1
-    if failures[trainer] >= decision.policy.acquire_attempts:
-        decision.say(f"{trainer} has failed to copy {failures[trainer]} times and is left alone for now")
+    """Count a failed copy; a trainer with too many is left alone for a while."""
+    failures, policy = decision.state.memory.acquire_failures, decision.policy
+    failures[trainer] = (*failures.get(trainer, ()), decision.at)[-policy.acquire_attempts :]
+    if _given_up(decision.state, policy, decision.at, trainer):
+        times, limit = policy.acquire_attempts, policy.forgive_seconds
+        decision.say(
+            f"{trainer} has failed to copy {times} times within {limit:g} s and is left alone for a while"
+        )
 
 
 def repeat_orders(decision: Decision, node: NodeId) -> None:
@@ -127,7 +130,7 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     leaving = _leaving(state, generation)
     kept = tuple(each for each in generation.members if node_of(each.trainer) not in leaving)
     vacant = roster.seats(job.spec.cluster) - len(kept)
-    able = [each for each in roster.free(state, policy) if not _given_up(state, policy, each.trainer)]
+    able = [each for each in roster.free(state, policy) if not _given_up(state, policy, at, each.trainer)]
     newcomers = tuple(able[: max(0, vacant)])
     members = (*kept, *newcomers)
     if not members:
@@ -138,7 +141,7 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     gaps = placement.missing(before, nodes, job.spec.cluster.replicas)
     if gaps and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
         return Waiting(reason=f"{listed(awaited)} is starting and will take the empty seat")
-    full = [Rank(rank) for rank, each in enumerate(kept) if _given_up(state, policy, each.trainer)]
+    full = [Rank(rank) for rank, each in enumerate(kept) if _given_up(state, policy, at, each.trainer)]
     arrivals = [Rank(len(kept) + index) for index in range(len(newcomers))]
     after = placement.repair(
         before, nodes, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full
@@ -306,9 +309,11 @@ def _leaving(state: ClusterState, generation: Generation) -> frozenset[NodeId]:
     return draining if len(draining) < len(nodes) else frozenset()
 
 
-def _given_up(state: ClusterState, policy: Policy, trainer: TrainerId) -> bool:
-    """A trainer whose copies have failed too often."""
-    return state.memory.acquire_failures.get(trainer, 0) >= policy.acquire_attempts
+def _given_up(state: ClusterState, policy: Policy, at: float, trainer: TrainerId) -> bool:
+    """A trainer whose copies have failed too often of late."""
+    failures = state.memory.acquire_failures.get(trainer, ())
+    recent = [failed_at for failed_at in failures if at - failed_at < policy.forgive_seconds]
+    return len(recent) >= policy.acquire_attempts
 
 
 def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Sequence[TrainerId]:
@@ -317,7 +322,7 @@ def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Seq
     since = max(last, state.memory.started_at)
     if vacant <= 0 or at - since >= policy.newcomer_seconds:
         return ()
-    coming = [trainer for trainer in roster.starting(state) if not _given_up(state, policy, trainer)]
+    coming = [trainer for trainer in roster.starting(state) if not _given_up(state, policy, at, trainer)]
     return coming[:vacant]
 
 

@@ -43,12 +43,12 @@ class BatchSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     width: int = 128
-    layers: int = 4
+    layers: int = 3
     heads: int = 4
     kv_heads: int = 2
     experts: int = 16
     top_k: int = 2
-    expert_width: int = 192
+    expert_width: int = 256
     sequence_length: int = 128
     vocabulary: int = 256
     rope_theta: float = 10000.0
@@ -60,7 +60,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSpec:
-    learning_rate: float = 0.002
+    learning_rate: float = 0.004
     warmup_steps: int = 20
     final_learning_rate_ratio: float = 0.1
     """Cosine decay ends here, as a share of `learning_rate`, at step `steps`."""

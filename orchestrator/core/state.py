@@ -257,12 +257,15 @@ class Memory:
     blame: Blame | None = None
     repair: Repair | None = None
     acquisitions_made: int = 0
-    acquire_failures: dict[TrainerId, int] = field(default_factory=dict)
+    acquire_failures: dict[TrainerId, tuple[float, ...]] = field(default_factory=dict)
+    """When copies of a trainer failed."""
     quorum_at: float | None = None
     """Since when enough trainers have been ready to start, though not the first ones by name."""
     waiting_since: float | None = None
     """Since when nobody is left to train."""
     generations_without_commit: int = 0
+    recorded: Step = FIRST_STATE
+    """The step of the last report; two ranks report each step."""
     step_seconds: tuple[float, ...] = ()
     """Of the last committed steps, oldest first."""
     expert_load: tuple[int, ...] = ()

@@ -149,6 +149,28 @@ def test_nodes_outlive_their_controller_and_meet_the_next_one(run: Run, how: sig
     assert living_nodes(run.workdir) == ()
 
 
+def test_a_node_that_died_without_a_controller_is_known_at_once(run: Run) -> None:
+    """Its lease need not run out first: the next controller of this machine sees that its process is gone."""
+    two_nodes = ("--set", "cluster.nodes=2", "--set", "steps=1000000", "--set", "timeouts.lease_seconds=60")
+    first = run.serve("--job", str(run.job), *two_nodes)
+    wait_until(
+        lambda: all(node.connected for node in run.nodes()), within_seconds=WAIT_SECONDS, what="both register"
+    )
+    first.kill()
+    first.wait(WAIT_SECONDS)
+    gone = read_record(run.workdir / "nodes" / "node-2.json")
+    assert gone is not None
+    os.killpg(gone.pid, signal.SIGKILL)
+    wait_until(lambda: not is_alive(gone), within_seconds=WAIT_SECONDS, what="node-2 is dead")
+    second = run.serve()
+    shown = {node.id: (node.state, node.reason) for node in run.nodes()}
+    assert shown["node-2"][0] == "suspect"
+    assert "its process ended while there was no controller" in shown["node-2"][1]
+    assert shown["node-1"][0] == "spare"
+    run.shut_down()
+    assert second.wait(WAIT_SECONDS) == 0
+
+
 def test_a_second_controller_is_refused_while_the_first_lives(run: Run) -> None:
     first = run.serve("--job", str(run.job))
     code, said = run.refused()
@@ -224,3 +246,12 @@ def test_a_job_is_trained_and_everything_ends_by_itself(run: Run) -> None:
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
     assert living_nodes(run.workdir) == ()
     assert "Traceback" not in said
+
+
+def test_a_job_that_fails_shows_in_the_exit_code(run: Run) -> None:
+    """The agent cannot be there within a tenth of a second."""
+    process = run.start("--job", str(run.job), "--exit-when-done", "--set", "timeouts.start_seconds=0.1")
+    _, said = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 1, said
+    assert "0 of 1 node were ready after 0.1 s" in said
+    assert living_nodes(run.workdir) == ()

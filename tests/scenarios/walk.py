@@ -10,10 +10,13 @@ from __future__ import annotations
 from random import Random
 
 from orchestrator.core import events
+from orchestrator.core.events import Event
 from orchestrator.core.ids import NodeId, TrainerId
+from orchestrator.core.outcome import Outcome
 from orchestrator.core.spec import BatchSpec, CheckpointSpec, ClusterSpec, DataSpec, JobSpec, ModelSpec
 from orchestrator.core.spec_rules import node_ids
 from orchestrator.core.state import JobState
+from tests.scenarios import telling
 from tests.scenarios.world import World
 
 CONVERGE_SECONDS = 120.0
@@ -44,9 +47,13 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.lines: list[str] = []
-        self.world = World(
-            spec_of(self.random), lambda line: self.lines.append(f"{self.world.at:.2f} {line}")
-        )
+        self.handled = 0
+        self.world = World(spec_of(self.random), self._listen)
+        self.world.agents.forgetful = self.random.random() < 0.5
+
+    def _listen(self, event: Event, outcome: Outcome) -> None:
+        self.handled += 1
+        self.lines += [f"{self.world.at:.2f} {line}" for line in telling.lines(outcome)]
 
     def go(self, moves: int) -> None:
         """Random failures and recoveries, with a little time between them."""
@@ -61,17 +68,17 @@ class Walk:
     def heal(self) -> None:
         """No more failures, and every node is given back."""
         world = self.world
-        world.fail_acquisitions.clear()
-        world.fail_checkpoints.clear()
+        world.agents.fail_acquisitions.clear()
+        world.training.fail_checkpoints.clear()
         if world.machine is None:
             world.start_controller()
-        for agent in tuple(world.agents.values()):
-            agent.stopped = agent.partitioned = False
+        for agent in tuple(world.agents.alive.values()):
+            agent.stopped = agent.cut = False
             for trainer in agent.trainers.values():
                 trainer.stopped = False
         world.run(world.spec.timeouts.lease_seconds + 1.0)
         for node in node_ids(world.spec.cluster):
-            world.start_agent(node)
+            world.agents.start(node)
             self._give_back(node)
 
     def converge(self) -> None:
@@ -86,7 +93,7 @@ class Walk:
 
     def _give_back(self, node: NodeId) -> None:
         entity = self.world.state.nodes.get(node)
-        agent = self.world.agents[node]
+        agent = self.world.agents.alive[node]
         missing = [
             TrainerId(f"{node}/{device}")
             for device in range(self.world.spec.cluster.devices_per_node)
@@ -94,9 +101,9 @@ class Walk:
         ]
         if missing:
             self.world.kill_node(node)
-            self.world.start_agent(node)
+            self.world.agents.start(node)
         if entity is not None and entity.cordoned:
-            self.world.command(events.UncordonRequested, node=node, by="walk")
+            self.world.say(events.UncordonRequested, node=node, by="walk")
 
     def _whole(self) -> bool:
         state = self.world.state
@@ -140,12 +147,12 @@ class Walk:
         self.lines.append(f"{self.world.at:.2f} ## {text}")
 
     def _node(self) -> NodeId | None:
-        nodes = sorted(self.world.agents)
+        nodes = sorted(self.world.agents.alive)
         return self.random.choice(nodes) if nodes else None
 
     def _trainer(self) -> TrainerId | None:
         node = self._node()
-        trainers = sorted(self.world.agents[node].trainers) if node else []
+        trainers = sorted(self.world.agents.alive[node].trainers) if node else []
         return self.random.choice(trainers) if trainers else None
 
     def _kill_node(self) -> None:
@@ -155,10 +162,10 @@ class Walk:
 
     def _kill_trainer(self) -> None:
         trainer = self._trainer()
-        if trainer is not None and not self.world.agents[NodeId(trainer.split("/")[0])].stopped:
+        if trainer is not None and not self.world.agents.alive[NodeId(trainer.split("/")[0])].stopped:
             again = self.random.random() < 0.8
             self._tell(f"kill {trainer} again={again}")
-            self.world.kill_trainer(trainer, will_restart=again)
+            self.world.kill_trainer(trainer, again=again)
 
     def _stop_node(self) -> None:
         if (node := self._node()) is not None:
@@ -187,14 +194,14 @@ class Walk:
 
     def _break(self) -> None:
         trainer = self._trainer()
-        if trainer is not None and not self.world.agents[NodeId(trainer.split("/")[0])].stopped:
+        if trainer is not None and not self.world.agents.alive[NodeId(trainer.split("/")[0])].stopped:
             self._tell(f"break {trainer}")
             self.world.break_communication(trainer)
 
     def _start_agent(self) -> None:
         node = self.random.choice(node_ids(self.world.spec.cluster))
         self._tell(f"agent {node}")
-        self.world.start_agent(node)
+        self.world.agents.start(node)
 
     def _controller(self) -> None:
         self._tell("controller toggles")
@@ -205,39 +212,39 @@ class Walk:
 
     def _interval(self) -> None:
         self._tell("interval")
-        self.world.command(events.CheckpointDue)
+        self.world.say(events.CheckpointDue)
 
     def _ask_checkpoint(self) -> None:
-        self.world.command(events.CheckpointRequested, by="walk")
+        self.world.say(events.CheckpointRequested, by="walk")
 
     def _drain(self) -> None:
         if (node := self._node()) is not None:
             self._tell(f"drain {node}")
-            self.world.command(events.DrainRequested, node=node, by="walk")
+            self.world.say(events.DrainRequested, node=node, by="walk")
 
     def _cordon(self) -> None:
         if (node := self._node()) is not None:
             self._tell(f"cordon {node}")
-            self.world.command(events.CordonRequested, node=node, by="walk")
+            self.world.say(events.CordonRequested, node=node, by="walk")
 
     def _uncordon(self) -> None:
         if (node := self._node()) is not None:
             self._tell(f"uncordon {node}")
-            self.world.command(events.UncordonRequested, node=node, by="walk")
+            self.world.say(events.UncordonRequested, node=node, by="walk")
 
     def _fail_copies(self) -> None:
         trainer = self._trainer()
-        if trainer is not None and trainer not in self.world.fail_acquisitions:
-            self.world.fail_acquisitions.add(trainer)
+        if trainer is not None and trainer not in self.world.agents.fail_acquisitions:
+            self.world.agents.fail_acquisitions.add(trainer)
         else:
-            self.world.fail_acquisitions.clear()
+            self.world.agents.fail_acquisitions.clear()
 
     def _fail_writes(self) -> None:
         trainer = self._trainer()
-        if trainer is not None and trainer not in self.world.fail_checkpoints:
-            self.world.fail_checkpoints.add(trainer)
+        if trainer is not None and trainer not in self.world.training.fail_checkpoints:
+            self.world.training.fail_checkpoints.add(trainer)
         else:
-            self.world.fail_checkpoints.clear()
+            self.world.training.fail_checkpoints.clear()
 
     def _damage(self) -> None:
         names = sorted(self.world.disk.sealed)

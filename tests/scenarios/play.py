@@ -1,0 +1,269 @@
+"""Stories as text: commands, a line of dashes, then what the core answered. Read, played, and written back.
+
+A transcript is blocks separated by blank lines. A block is comment lines (`#`), command lines, `----`, and the answer
+with the second of each line. Commands are one word and its arguments (`COMMANDS`); time passes only by `run`.
+Next: `transcripts/*.txt`, the stories; `test_transcripts.py`, which compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orchestrator.core import events
+from orchestrator.core.events import Event
+from orchestrator.core.ids import NodeId, TrainerId, node_of
+from orchestrator.core.outcome import Outcome
+from orchestrator.core.spec import (
+    BatchSpec,
+    CheckpointSpec,
+    ClusterSpec,
+    DataSpec,
+    JobSpec,
+    ModelSpec,
+    TimeoutSpec,
+)
+from orchestrator.core.state import CheckpointState
+from tests.scenarios import telling
+from tests.scenarios.world import World
+
+RULE = "----"
+ANSWERS_AT_MOST = 200
+"""A block that says more than this is not a story any more."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Block:
+    """A part of a story; `told` is what the file says, `answered` what came."""
+
+    head: list[str] = field(default_factory=list)
+    """Comments and commands."""
+    told: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+
+    @property
+    def commands(self) -> list[str]:
+        return [line for line in self.head if line and not line.startswith("#")]
+
+
+def read(text: str) -> list[Block]:
+    """The blocks of a transcript."""
+    blocks: list[Block] = []
+    for paragraph in text.strip("\n").split("\n\n"):
+        lines = paragraph.splitlines()
+        rule = lines.index(RULE) if RULE in lines else len(lines)
+        blocks.append(Block(head=lines[:rule], told=lines[rule + 1 :]))
+    return blocks
+
+
+def write(blocks: list[Block]) -> str:
+    """The transcript with what was answered."""
+    paragraphs = []
+    for block in blocks:
+        answer = [RULE, *block.answered] if block.commands else []
+        paragraphs.append("\n".join([*block.head, *answer]))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def play(blocks: list[Block]) -> World:
+    """Play a story; what the core answers goes to the blocks. Returns the world as it is at the end."""
+    stage = _Stage()
+    for block in blocks:
+        stage.answers = block.answered
+        for command in block.commands:
+            stage.do(command)
+        assert len(block.answered) <= ANSWERS_AT_MOST, f"{block.commands} says too much"
+    assert stage.made is not None, "a story begins with `job`"
+    return stage.made
+
+
+def small_job(**settings: int) -> JobSpec:
+    """Four nodes and a spare with four experts, unless told otherwise."""
+    chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
+    unknown = set(settings) - set(chosen)
+    assert not unknown, f"{sorted(unknown)} are no settings of a job"
+    chosen |= settings
+    return JobSpec(
+        name="story",
+        data=DataSpec(path="stdlib"),
+        steps=chosen["steps"],
+        cluster=ClusterSpec(
+            nodes=chosen["nodes"],
+            spares=chosen["spares"],
+            devices_per_node=chosen["devices"],
+            replicas=chosen["replicas"],
+        ),
+        batch=BatchSpec(microbatches=6),
+        model=ModelSpec(experts=chosen["experts"]),
+        checkpoint=CheckpointSpec(keep=chosen["keep"]),
+        timeouts=TimeoutSpec(),
+    )
+
+
+class _Stage:
+    """Where a story is played."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        self.made: World | None = None
+
+    @property
+    def world(self) -> World:
+        assert self.made is not None, "a story begins with `job`"
+        return self.made
+
+    def do(self, command: str) -> None:
+        name, *words = command.split()
+        assert name in COMMANDS, f"{name!r} is no command; known are {', '.join(sorted(COMMANDS))}"
+        COMMANDS[name](self, *words)
+
+    def answer(self, line: str) -> None:
+        self.answers.append(f"{self.world.at:6.2f} {line}")
+
+    def listen(self, event: Event, outcome: Outcome) -> None:
+        for line in telling.lines(outcome):
+            self.answer(line)
+
+    # ---- the job and the clock ----
+
+    def job(self, *settings: str) -> None:
+        pairs = dict(setting.split("=") for setting in settings)
+        self.made = World(small_job(**{name: int(value) for name, value in pairs.items()}), self.listen)
+
+    def start(self) -> None:
+        self.world.start_job()
+
+    def resume(self) -> None:
+        self.world.start_job(resume=True)
+
+    def run(self, seconds: str) -> None:
+        self.world.run(float(seconds))
+
+    def show(self) -> None:
+        for line in telling.state_lines(self.world.state):
+            self.answer(line)
+
+    def incidents(self) -> None:
+        for incident in self.world.state.incidents.values():
+            self.answer(telling.incident_line(incident))
+
+    # ---- failures ----
+
+    def kill(self, name: str, how: str = "") -> None:
+        if "/" in name:
+            self.world.kill_trainer(TrainerId(name), again=how != "for-good")
+        else:
+            self.world.kill_node(NodeId(name))
+
+    def stop(self, name: str) -> None:
+        if "/" in name:
+            self.world.stop_trainer(TrainerId(name))
+        else:
+            self.world.stop_node(NodeId(name))
+
+    def wake(self, name: str) -> None:
+        self.world.wake_node(NodeId(name))
+
+    def cut(self, name: str) -> None:
+        self.world.cut(NodeId(name))
+
+    def heal(self, name: str) -> None:
+        self.world.heal(NodeId(name))
+
+    def lose_touch(self, name: str) -> None:
+        self.world.break_communication(TrainerId(name))
+
+    def damage(self) -> None:
+        """The newest checkpoint rots."""
+        sealed = [
+            each for each in self.world.disk.checkpoints.values() if each.state is CheckpointState.SEALED
+        ]
+        newest = max(sealed, key=lambda each: each.step)
+        self.world.damage(newest.name)
+        self.answer(f"({newest.name} rots)")
+
+    def refuse(self, name: str, *reason: str) -> None:
+        """A trainer that has not started yet will not run this job."""
+        agent = self.world.agents.alive[node_of(TrainerId(name))]
+        agent.trainers[TrainerId(name)].refuses = " ".join(reason)
+
+    def fail_copies(self, name: str) -> None:
+        self.world.agents.fail_acquisitions.add(TrainerId(name))
+
+    def fail_writes(self, name: str) -> None:
+        self.world.training.fail_checkpoints.add(TrainerId(name))
+
+    def mend(self) -> None:
+        """Copies and writes succeed again."""
+        self.world.agents.fail_acquisitions.clear()
+        self.world.training.fail_checkpoints.clear()
+
+    def not_finite(self, name: str) -> None:
+        """A member's loss is not a number."""
+        agent = self.world.agents.alive[node_of(TrainerId(name))]
+        trainer = agent.trainers[TrainerId(name)]
+        trainer.broken = trainer.joined
+        self.world.agents.report(
+            agent,
+            trainer,
+            events.StateRefused,
+            generation=trainer.joined,
+            step=trainer.step,
+            reason="the loss is nan",
+        )
+
+    def freeze(self) -> None:
+        """Nobody commits a step, although everybody looks alive."""
+        self.world.training.paused = True
+
+    def thaw(self) -> None:
+        self.world.training.paused = False
+
+    def controller(self, what: str) -> None:
+        {"stop": self.world.stop_controller, "start": self.world.start_controller}[what]()
+
+    def agent(self, name: str) -> None:
+        """A new agent process on a node whose last one is gone."""
+        self.world.agents.start(NodeId(name))
+
+    # ---- people and timers ----
+
+    def drain(self, name: str) -> None:
+        self.world.say(events.DrainRequested, node=NodeId(name), by="ada")
+
+    def cordon(self, name: str) -> None:
+        self.world.say(events.CordonRequested, node=NodeId(name), by="ada")
+
+    def uncordon(self, name: str) -> None:
+        self.world.say(events.UncordonRequested, node=NodeId(name), by="ada")
+
+    def checkpoint(self) -> None:
+        self.world.say(events.CheckpointRequested, by="ada")
+
+    def end(self) -> None:
+        self.world.say(events.StopRequested, by="ada")
+
+    def interval(self) -> None:
+        self.world.say(events.CheckpointDue)
+
+
+_ABOUT_THE_JOB = ("job", "start", "resume", "run", "show", "incidents", "controller", "interval")
+_FAILURES = (
+    "kill",
+    "stop",
+    "wake",
+    "cut",
+    "heal",
+    "lose_touch",
+    "damage",
+    "refuse",
+    "not_finite",
+    "freeze",
+    "thaw",
+)
+_BAD_LUCK = ("fail_copies", "fail_writes", "mend", "agent")
+_PEOPLE = ("drain", "cordon", "uncordon", "checkpoint", "end")
+COMMANDS: dict[str, Callable[..., None]] = {
+    name.replace("_", "-"): getattr(_Stage, name)
+    for name in (*_ABOUT_THE_JOB, *_FAILURES, *_BAD_LUCK, *_PEOPLE)
+}
