@@ -8,8 +8,8 @@ helper processes. Printed: medians over the rounds, and how many times ours each
 
     python benchmarks/checkpoint.py --megabytes 256 --ranks 1,4 --rounds 5
 
-The contenders are given their best: one stager kept for the whole run (its buffers are then used again), a process
-group of their own, and a first save that does not count.
+The contenders are given their best: one stager kept for the whole run where torch allows it (its buffers are then used
+again), a process group of their own, and a first save that does not count.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ OURS = "understudy"
 WAIT_SECONDS = 600.0
 WAIT = timedelta(seconds=WAIT_SECONDS)
 DENSE_SHARE = 0.25
+# Before 2.13 a save closes the stager that it was given, which cannot be used again.
+KEEPS_STAGER = tuple(int(number) for number in torch.__version__.split(".")[:2]) >= (2, 13)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,12 +222,17 @@ class TorchAsyncSave:
     def __init__(self, job: Job, group: dist.ProcessGroup, kind: AsyncCheckpointerType) -> None:
         self.name = f"dcp.async_save ({kind.value})"
         self._job, self._group, self._kind = job, group, kind
-        shared = kind is AsyncCheckpointerType.PROCESS
-        self._stager = DefaultStager(StagingOptions(False, shared, False, False))
+        self._stager = self._new_stager()
         self._done_at: float | None = None
+
+    def _new_stager(self) -> DefaultStager:
+        shared = self._kind is AsyncCheckpointerType.PROCESS
+        return DefaultStager(StagingOptions(False, shared, False, False))
 
     def begin(self, folder: Path, step: int) -> None:
         self._done_at = None
+        if not KEEPS_STAGER:
+            self._stager = self._new_stager()
         answer = dcp.async_save(
             self._job.state_dict(),
             storage_writer=dcp.FileSystemWriter(folder / f"step-{step}"),

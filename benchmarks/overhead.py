@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ RANK_SECONDS = 600.0
 """For everything that a rank does."""
 END_SECONDS = 10.0
 SECTIONS = ("compute", "dispatch", "reduce", "vote", "optimizer", "report")
-LOSS_TOLERANCE = 2e-3
-"""Relative: losses of the arms differ by rounding only."""
+SAME_STEPS = 8
+LOSS_TOLERANCE = 1e-3
+"""Relative: over the first steps the losses of the arms differ by rounding only."""
 
 
 class Launcher:
@@ -184,11 +186,15 @@ def analyse(ranks: list[dict[str, Any]], schedule: Schedule) -> dict[str, Any]:
 
 
 def _same_work(ranks: list[dict[str, Any]]) -> None:
-    """The arms train the same model on the same text: their losses must agree, or the comparison means nothing."""
+    """The arms train the same model on the same text: their losses must agree, or the comparison means nothing.
+
+    Only at the beginning: the arms add up in different orders, and training amplifies that.
+    """
     losses = ranks[0]["losses"]
     for arm in (PLAIN, SINGLE):
-        for step, (ours, theirs) in enumerate(zip(losses[OURS], losses[arm], strict=True), 1):
-            if abs(ours - theirs) > LOSS_TOLERANCE * abs(ours) * max(1.0, step / 50):
+        pairs = zip(losses[OURS], losses[arm], strict=True)
+        for step, (ours, theirs) in enumerate(islice(pairs, SAME_STEPS), 1):
+            if abs(ours - theirs) > LOSS_TOLERANCE * abs(ours):
                 raise RuntimeError(f"step {step}: loss {ours} of the full step, {theirs} of {arm}")
 
 

@@ -132,7 +132,7 @@ def exit_code(error: BaseException) -> ExitCode:
 
 
 def _durability(settings: Settings) -> Durability:
-    """Agents elsewhere outlive a power failure here and remember what they were told; behind loopback there are none."""
+    """Agents elsewhere outlive a power failure here and remember what they were told; on loopback there are none."""
     alone = settings.host in ("127.0.0.1", "::1", "localhost")
     return Durability.PROCESS_DEATH if alone else Durability.POWER_FAILURE
 

@@ -132,7 +132,9 @@ def _cost(incident: Row, width: int | None) -> list[Text]:
     stood = rows.training_after(incident)
     whole = phases["redundancy_restored_seconds"]
     found: list[tuple[str, str]] = []
-    if stood is None:
+    if rows.went_on(incident):
+        found.append(("nothing stood still: the others trained on while it was prepared", GOOD))
+    elif stood is None:
         found.append(("training has not committed a step since", WARN))
     else:
         parts = ", ".join(

@@ -82,7 +82,12 @@ def _closed(incident: admin_pb2.Incident, width: int) -> list[Text]:
     row = rows.incident(incident)
     head = line(("✓", GOOD), (f" {incident.id} ", "bold"), f"{incident.kind} {incident.node}  ")
     pieces = [
-        (f"training after {seconds(rows.training_after(row))}", GOOD),
+        (
+            "training went on"
+            if rows.went_on(row)
+            else f"training after {seconds(rows.training_after(row))}",
+            GOOD,
+        ),
         (f"redundant after {seconds(row['phases']['redundancy_restored_seconds'])}", GOOD),
         (f"{plural(incident.steps_lost, 'step')} lost", "" if incident.steps_lost == 0 else BAD),
     ]

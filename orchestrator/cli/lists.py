@@ -5,6 +5,7 @@ Each is one question and one answer; columns are chosen here, printing is in `re
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ from orchestrator.cli.incident_events import in_words
 from orchestrator.cli.options import Whom, controller_options, output_option
 from orchestrator.cli.render import Column, Output, clock, seconds, show, show_one, size
 from orchestrator.cli.rows import Row
+from protos import admin_pb2
 
 _MOST_EVENTS = 5000
+"""In one answer of the controller."""
+_MOST_PAGES = 200
 
 
 def _list(
@@ -208,20 +212,19 @@ def _phase(name: str) -> Callable[[Row], str]:
 @click.option(
     "--after",
     type=click.IntRange(min=0),
-    default=0,
     metavar="N",
-    help="Only events after this sequence number.",
+    help="The first events after this sequence number, instead of the newest.",
 )
 @click.option(
-    "--limit", type=click.IntRange(1, _MOST_EVENTS), default=200, show_default=True, help="At most so many."
+    "--limit", type=click.IntRange(1, _MOST_EVENTS), default=50, show_default=True, help="At most so many."
 )
 @click.option(
     "--kind", default="", metavar="KIND", help="Only events of this kind, for example NodeDisconnected."
 )
 @controller_options
 @output_option
-def events(after: int, limit: int, kind: str, output: str, **options: Any) -> None:
-    """Show the controller's event log: what happened, in the order in which it was handled.
+def events(after: int | None, limit: int, kind: str, output: str, **options: Any) -> None:
+    """Show the newest events of the controller's log, in the order in which they were handled.
 
     \b
     examples:
@@ -242,9 +245,24 @@ def events(after: int, limit: int, kind: str, output: str, **options: Any) -> No
     )
 
     def ask(admin: Admin) -> list[Row]:
+        if after is None:
+            return [rows.event(each) for each in _newest(admin, limit, kind)]
         return [rows.event(each) for each in admin.events(after=after, limit=limit, kind=kind)]
 
     _list(_whom(options), output, ask, columns, "no events")
+
+
+def _newest(admin: Admin, limit: int, kind: str) -> list[admin_pb2.Event]:
+    """The end of the log, which is read page by page from its beginning."""
+    found: deque[admin_pb2.Event] = deque(maxlen=limit)
+    sequence = 0
+    for _ in range(_MOST_PAGES):
+        page = admin.events(after=sequence, limit=_MOST_EVENTS, kind=kind)
+        found.extend(page)
+        if len(page) < _MOST_EVENTS:
+            break
+        sequence = page[-1].sequence
+    return list(found)
 
 
 def _what(row: Row) -> str:

@@ -105,9 +105,17 @@ def phases(message: admin_pb2.Phases) -> Row:
 
 
 def training_after(incident: Row) -> float | None:
-    """Seconds from the first sign of a failure to the next committed step; None while it has not come."""
+    """Seconds from the first sign of a failure to the next committed step: how long training stood still.
+
+    None while that step has not come, and where training never stopped (`went_on`).
+    """
     found = [incident["phases"][f"{phase}_seconds"] for phase in PHASES[:-1]]
-    return None if None in found else sum(found)
+    return None if None in found or went_on(incident) else sum(found)
+
+
+def went_on(incident: Row) -> bool:
+    """A drain is planned: others take over at a step boundary, and no step waits for it."""
+    return bool(incident["kind"] == "drain")
 
 
 def event(message: admin_pb2.Event) -> Row:

@@ -97,7 +97,7 @@ def try_start(decision: Decision) -> None:
     complete = _complete_nodes(decision) if here >= cluster.nodes else {}
     if len(complete) < cluster.nodes:
         state.memory.quorum_at = None
-        _give_up_late(decision, complete)
+        _give_up_late(decision)
         if decision.works():
             revive_nodes(decision, "was lost before the job began and is started again")
         return
@@ -110,7 +110,7 @@ def try_start(decision: Decision) -> None:
     if awaited and decision.at - state.memory.quorum_at < patience:
         return
     members = tuple(member for node in chosen for member in complete[node])
-    reason = f"{count(len(members), 'trainer')} on {count(len(chosen), 'node')} are ready"
+    reason = f"ready: {count(len(members), 'trainer')} on {count(len(chosen), 'node')}"
     if awaited:
         reason = f"{reason}; {listed(awaited)} did not come within {patience:g} s"
     decision.put(replace(decision.job, started_at=decision.at))
@@ -129,7 +129,7 @@ def cannot_start(decision: Decision, trainer: TrainerId, reason: str) -> None:
     if len(possible) < cluster.nodes:
         fail(
             decision,
-            f"{trainer} cannot run this job: {reason}; {count(len(possible), 'other node')} are too few",
+            f"{trainer} cannot run this job: {reason}; the other nodes are too few",
         )
 
 
@@ -184,11 +184,12 @@ def _may_come(decision: Decision, node: NodeId) -> bool:
     return entity.state is not NodeState.DEAD and not entity.cordoned and not refused
 
 
-def _give_up_late(decision: Decision, complete: dict[NodeId, tuple[Member, ...]]) -> None:
+def _give_up_late(decision: Decision) -> None:
     since = max(decision.job.submitted_at, decision.state.memory.started_at)
     if decision.at - since < decision.policy.start_seconds:
         return
     needed = decision.job.spec.cluster.nodes
+    complete = _complete_nodes(decision)
     absent = [node for node in roster.nodes_in_order(decision.state) if node not in complete]
     fail(
         decision,

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from statistics import median
 
-from orchestrator.core import checkpoints, membership, recovery, repair, roster
+from orchestrator.core import checkpoints, generations, membership, recovery, repair, roster
 from orchestrator.core.decision import Decision, natural
 from orchestrator.core.events import TrainerPhase
 from orchestrator.core.ids import NodeId, TrainerId, node_of
 from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.membership import HEARD_OF, Departure
 from orchestrator.core.recovery import Loss
-from orchestrator.core.state import Generation, IncidentKind, Member, NodeState
+from orchestrator.core.state import Generation, GenerationKind, IncidentKind, Member, NodeState
 from orchestrator.core.words import count, listed
 
 
 def sweep(decision: Decision) -> None:
     """Look at every wait once."""
-    departures = _expired_leases(decision)
+    departures = [*_expired_leases(decision), *_cut_off_while_regrouping(decision)]
     losses, gone = membership.give_up_nodes(decision, departures)
     hung = _silent_members(decision, gone)
     losses += hung
@@ -60,6 +60,27 @@ def _expired_leases(decision: Decision) -> list[Departure]:
             decision.move_node(node, NodeTrigger.SUSPECT, f"no heartbeat for {silent:.1f} s")
             decision.say(f"{node} is suspect: no heartbeat for {silent:.1f} s")
     return expired
+
+
+def _cut_off_while_regrouping(decision: Decision) -> list[Departure]:
+    """Members whose stream is broken while the others wait for them to regroup: nobody can lose touch with them there.
+
+    Only where regrouping is a matter of moments; a restore takes long enough to wait for the lease.
+    """
+    state, generation = decision.state, decision.state.generation
+    if generation is None or generation.kind not in (GenerationKind.IMMEDIATE, GenerationKind.PLANNED):
+        return []
+    if roster.all_joined(state):
+        return []
+    departures = []
+    for node in dict.fromkeys(roster.nodes_by_rank(generation)):
+        entity, view = state.nodes[node], state.views[node]
+        cut_off = entity.state is NodeState.SUSPECT and not view.connected
+        silent = decision.at - view.last_seen
+        if cut_off and decision.policy.blame_seconds <= silent < decision.policy.lease_seconds:
+            cause = f"{node} is lost: its stream broke while generation {generation.number} waits for it"
+            departures.append(Departure(node=node, cause=cause, first_sign_at=view.last_seen))
+    return departures
 
 
 def _last_sign(decision: Decision, node: NodeId) -> float:
@@ -112,14 +133,26 @@ def _regrouping(decision: Decision) -> bool:
         return False
     since = max(generation.began_at or generation.created_at, state.memory.started_at)
     limit = decision.policy.join_seconds(generation.kind)
-    if decision.at - since < limit:
-        return False
     absent = [each for each in generation.members if each.trainer not in state.joined]
+    if decision.at - since < limit:
+        _remind(decision, generation, absent)
+        return False
     what = f"did not join generation {generation.number} within {limit:g} s"
     if len(absent) == len(generation.members):
         absent = _not_waiting(decision, generation)
     _break_up(decision, generation, absent, what, since)
     return True
+
+
+def _remind(decision: Decision, generation: Generation, absent: list[Member]) -> None:
+    """Tell the generation once more to those who have not joined it; to be told twice does no harm."""
+    memory, began = decision.state.memory, generation.began_at or generation.created_at
+    if decision.at - max(memory.reminded_at, began, memory.started_at) < decision.policy.remind_seconds:
+        return
+    memory.reminded_at = decision.at
+    for node in dict.fromkeys(node_of(each.trainer) for each in absent):
+        if decision.state.views[node].connected:
+            generations.assign(decision, node, generation)
 
 
 def _stall(decision: Decision) -> bool:
@@ -136,7 +169,7 @@ def _stall(decision: Decision) -> bool:
     since = max(state.memory.progress_at, state.memory.started_at)
     if decision.at - since < limit:
         return False
-    what = f"made no progress for {decision.at - since:.1f} s while the others wait"
+    what = f"made no progress for {decision.at - since:.1f} s"
     _break_up(decision, generation, _not_waiting(decision, generation), what, since)
     return True
 
@@ -156,12 +189,13 @@ def _break_up(
 ) -> None:
     """End a generation that does not get on: without its culprits, or with the same members if it has none."""
     if 0 < len(culprits) < len(generation.members):
-        losses = [_hung(decision, member, f"{what}; it is restarted", since) for member in culprits]
+        how = f"{what} while the others wait for it, and is restarted"
+        losses = [_hung(decision, member, how, since) for member in culprits]
         membership.settle(decision, losses, {member.trainer for member in culprits})
         return
     names = listed(member.trainer for member in generation.members)
     first = generation.members[0].trainer
-    _answer_nobody_lost(decision, first, f"nobody in particular is to blame, yet {names} {what}", since)
+    _answer_nobody_lost(decision, first, f"{names} {what}, and nobody stands out", since)
 
 
 def _hung(decision: Decision, member: Member, how: str, since: float) -> Loss:

@@ -32,6 +32,8 @@ class Policy:
     checkpoint_seconds: float
     """From the request to the seal; a checkpoint moves as many bytes as an acquisition."""
 
+    remind_seconds: float = 5.0
+    """Members that have not joined are told their generation again, this often."""
     start_patience_seconds: float = 10.0
     """With enough trainers ready: how long to wait for the first ones by name, so that runs look alike."""
     node_starts: int = 3

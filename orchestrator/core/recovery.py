@@ -119,7 +119,7 @@ def wait_for_nodes(situation: Situation) -> Answer | None:
         placement=tuple(() for _ in situation.placement),
         reason="no trainer is left: lost nodes are started again, and training goes on from "
         f"{situation.restore_text} as soon as trainers are ready",
-        alternative="nothing else: every seat is empty and no spare is ready",
+        alternative="nothing: every seat is empty and no spare is ready",
     )
 
 
@@ -131,7 +131,7 @@ def go_back(situation: Situation) -> Answer | None:
         alternative = "going on would train on a state that is not sound"
     elif not situation.survivors:
         why = "every member is gone, and the weights with them"
-        alternative = "nothing else: no living trainer holds any part of the state"
+        alternative = "nothing: no living trainer holds any part of the state"
     elif lost:
         why = f"{experts(lost)} lost the last replica"
         alternative = f"a failover is not possible without a living replica of {experts(lost)}"
@@ -142,7 +142,7 @@ def go_back(situation: Situation) -> Answer | None:
         action="restore from checkpoint" if situation.checkpoint else "start again from the seed state",
         kind=GenerationKind.RESTORE,
         members=members,
-        reason=f"{why}: all {count(len(members), 'trainer')} go back to {situation.restore_text}, "
+        reason=f"{why}: back to {situation.restore_text} with {count(len(members), 'trainer')}, "
         f"{count(situation.steps_lost, 'committed step')} lost",
         alternative=alternative,
     )
@@ -157,9 +157,9 @@ def rebuild(situation: Situation) -> Answer | None:
         kind=GenerationKind.IMMEDIATE,
         members=situation.survivors,
         placement=situation.placement,
-        reason=f"all {count(len(situation.survivors), 'member')} are alive: they build their groups anew, "
-        "nothing moves and no step is rolled back",
-        alternative="giving a member up was possible, but none looks dead",
+        reason=f"all members are there ({len(situation.survivors)}): they build their groups anew, nothing moves "
+        "and no step is rolled back",
+        alternative="to give a member up would cost its replicas, and none looks dead",
     )
 
 
@@ -172,7 +172,7 @@ def fail_over(situation: Situation) -> Answer | None:
     if situation.free:
         spare = f"spare {situation.free[0].trainer} is ready and takes a seat once it has copied its state"
     elif situation.starting:
-        spare = f"{listed(situation.starting)} is starting and takes a seat once it is ready"
+        spare = f"{listed(situation.starting)} will be seated once ready"
     else:
         spare = "no spare is ready: the survivors share the work, and copy replicas from each other where they can"
     return Answer(
@@ -180,9 +180,9 @@ def fail_over(situation: Situation) -> Answer | None:
         kind=GenerationKind.IMMEDIATE,
         members=situation.survivors,
         placement=situation.placement,
-        reason=f"every expert has a living replica ({len(held)} had one on {trainers(situation.lost)}, "
-        f"{len(thin)} have one left): {count(len(situation.survivors), 'survivor')} go on with "
-        f"{count(situation.microbatches, 'microbatch')}, no step is rolled back; {spare}",
+        reason=f"every expert has a living replica ({len(held)} had one on {trainers(situation.lost)}; "
+        f"{len(thin)} are down to one): {count(situation.microbatches, 'microbatch')} are dealt to "
+        f"{count(len(situation.survivors), 'survivor')}, no step is rolled back; {spare}",
         alternative=f"a restore from {situation.restore_text} would lose "
         f"{count(situation.steps_lost, 'committed step')}",
     )
@@ -207,7 +207,7 @@ def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = ""
     chosen = next(found for rule in LADDER if (found := rule(situation)) is not None)
     for incident in opened:
         incidents.explain(decision, incident, f"{chosen.action}: {chosen.reason}")
-        incidents.explain(decision, incident, f"besides: {chosen.alternative}")
+        incidents.explain(decision, incident, f"instead: {chosen.alternative}")
     if chosen.kind is None:
         jobs.fail(decision, chosen.reason)
         return
@@ -270,7 +270,7 @@ def end_waiting(decision: Decision) -> None:
     late = waited >= policy.start_seconds
     if free and (late or len(free) >= seats or (not roster.starting(state) and not _requested(decision))):
         first = incidents.first_open(state)
-        reason = f"{count(len(free[:seats]), 'trainer')} of {seats} are ready after a wait of {waited:.1f} s"
+        reason = f"ready after a wait of {waited:.1f} s: {len(free[:seats])} of {count(seats, 'trainer')}"
         decision.say(reason, first.id if first else None)
         restore.from_storage(decision, free[:seats], reason, incident=first.id if first else None)
     elif not late:

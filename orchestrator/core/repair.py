@@ -140,7 +140,7 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     before = placement.remove(generation.placement, new_rank)
     gaps = placement.missing(before, nodes, job.spec.cluster.replicas)
     if gaps and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
-        return Waiting(reason=f"{listed(awaited)} is starting and will take the empty seat")
+        return Waiting(reason=f"{listed(awaited)} will be seated once ready")
     full = [Rank(rank) for rank, each in enumerate(kept) if _given_up(state, policy, at, each.trainer)]
     arrivals = [Rank(len(kept) + index) for index in range(len(newcomers))]
     after = placement.repair(
@@ -196,7 +196,12 @@ def _start(decision: Decision, target: Target) -> None:
     orders = acquisitions_of(generation, target)
     first = incidents.first_open(state)
     names = listed(receiver.trainer for receiver, _ in orders)
-    how = f"copies are made by {names} while training goes on" if orders else "nothing has to be copied"
+    how = (
+        f"{names} copy while training goes on"
+        if len(orders) > 1
+        else f"{names} copies while training goes on"
+    )
+    how = how if orders else "nothing has to be copied"
     decision.say(f"{target.reason}: {how}", first.id if first else None)
     for receiver, donors in orders:
         state.memory.acquisitions_made += 1
@@ -331,10 +336,11 @@ def _why(
 ) -> str:
     reasons = []
     if newcomers:
-        reasons.append(f"{listed(each.trainer for each in newcomers)} takes an empty seat")
+        seats = "an empty seat goes" if len(newcomers) == 1 else f"{len(newcomers)} empty seats go"
+        reasons.append(f"{seats} to {listed(each.trainer for each in newcomers)}")
     if leaving:
         emptied = [each for each in dict.fromkeys(roster.nodes_by_rank(generation)) if each in leaving]
-        reasons.append(f"{listed(emptied)} is drained")
+        reasons.append(f"others take over from {listed(emptied)}")
     if gaps:
-        reasons.append(f"missing replicas of {count(len(gaps), 'expert')} are made anew")
+        reasons.append(f"missing replicas of {count(len(gaps), 'expert')} are made")
     return "; ".join(reasons) or "the load is evened out"

@@ -250,6 +250,8 @@ class Memory:
     """When this controller took over: limits that began before it count from here."""
     progress_at: float = 0.0
     """The last sign that the members get on with their work."""
+    reminded_at: float = 0.0
+    """When members that have not joined were last told the generation again."""
     redone: bool = False
     """A member of this generation has said that it computes a step again."""
     step_began_at: float = 0.0

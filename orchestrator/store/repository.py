@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select, update
+from sqlalchemy import Connection, Engine, Table, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import Insert
 
@@ -45,12 +45,12 @@ from orchestrator.core.state import (
     Job,
     Node,
 )
-from orchestrator.store import tables
-from orchestrator.store.codec import CodecError, decode_action, encode_tagged
+from orchestrator.store import outbox, tables
+from orchestrator.store.codec import CodecError, encode_tagged
 from orchestrator.store.engine import reading, shown, writing
 from orchestrator.store.entity_rows import TABLES, clean, entity_of, row_of
 from orchestrator.store.lease import fence
-from orchestrator.store.tables import event_incidents, events, generations, outbox
+from orchestrator.store.tables import event_incidents, events, generations
 
 ROUTINE = (HeartbeatReceived, StepCommitted, LeasesDue, CheckpointDue, RedundancyScanDue, RetentionDue)
 """Events that leave no trace when nothing came of them."""
@@ -90,10 +90,7 @@ class Repository:
                 state.incidents = {each.id: each for each in _incidents(connection)}
                 state.checkpoints = {each.request: each for each in _checkpoints(connection)}
         except CodecError as error:
-            raise StoreError(
-                f"the database {shown(self._engine.url)} holds a row that cannot be read: {error}. Remedy: use the "
-                "version of understudy that wrote it, or restore the database from a copy"
-            ) from error
+            raise self._unreadable(error) from error
         return state
 
     def commit(self, event: Event, outcome: Outcome) -> None:
@@ -111,10 +108,7 @@ class Repository:
             sequence = _insert_event(connection, _event_row(event, outcome, self._epoch))
             self._write_changes(connection, outcome.changes)
             _link_incidents(connection, sequence, outcome)
-            if outcome.actions:
-                connection.execute(
-                    outbox.insert(), [_outbox_row(each, sequence, event.at) for each in outcome.actions]
-                )
+            outbox.add(connection, outcome.actions, sequence, event.at)
         self._forget_batched()
 
     def mark_done(self, actions: tuple[ActionId, ...]) -> None:
@@ -132,31 +126,33 @@ class Repository:
 
     def unfinished(self) -> tuple[Action, ...]:
         """Actions that were stored but not ticked off, oldest first."""
-        open_actions = select(outbox.c.body).where(outbox.c.done_at.is_(None)).order_by(outbox.c.sequence)
-        ticked = set(self._done)
-        with reading(self._engine) as connection:
-            bodies = connection.execute(open_actions).scalars().all()
         try:
-            found = tuple(decode_action(body) for body in bodies)
+            with reading(self._engine) as connection:
+                found = outbox.unfinished(connection)
         except CodecError as error:
-            raise StoreError(
-                f"the outbox of {shown(self._engine.url)} holds an action that cannot be read: {error}. Remedy: use "
-                "the version of understudy that wrote it"
-            ) from error
+            raise self._unreadable(error) from error
+        ticked = set(self._done)
         return tuple(each for each in found if each.id not in ticked)
 
     def trim(self) -> None:
         """Delete what is older than the limits above allow. A chore of the runner."""
+        actions = tables.outbox
         with writing(self._engine) as connection:
             fence(connection, self._epoch)
             newest = connection.execute(select(func.max(events.c.sequence))).scalar() or 0
             connection.execute(delete(events).where(events.c.sequence <= newest - EVENT_LOG_LIMIT))
-            newest = connection.execute(select(func.max(outbox.c.sequence))).scalar() or 0
+            newest = connection.execute(select(func.max(actions.c.sequence))).scalar() or 0
             connection.execute(
-                delete(outbox).where(
-                    outbox.c.sequence <= newest - DONE_ACTIONS_LIMIT, outbox.c.done_at.is_not(None)
+                delete(actions).where(
+                    actions.c.sequence <= newest - DONE_ACTIONS_LIMIT, actions.c.done_at.is_not(None)
                 )
             )
+
+    def _unreadable(self, error: CodecError) -> StoreError:
+        return StoreError(
+            f"the database {shown(self._engine.url)} holds a row that cannot be read: {error}. Remedy: use the "
+            "version of understudy that wrote it, or restore the database from a copy"
+        )
 
     def _write_changes(self, connection: Connection, changes: Sequence[Entity]) -> None:
         for entity in changes:
@@ -166,10 +162,7 @@ class Repository:
         if self._facts:
             connection.execute(events.insert(), self._facts)
         if self._done:
-            done_at = at if at is not None else outbox.c.created_at
-            connection.execute(
-                update(outbox).where(outbox.c.action_id.in_(self._done)).values(done_at=done_at)
-            )
+            outbox.tick_off(connection, self._done, at)
 
     def _forget_batched(self) -> None:
         """Only after the transaction has succeeded."""
@@ -225,19 +218,6 @@ def _link_incidents(connection: Connection, sequence: int, outcome: Outcome) -> 
     if touched:
         links = [{"event": sequence, "incident": each} for each in sorted(touched)]
         connection.execute(event_incidents.insert(), links)
-
-
-def _outbox_row(action: Action, sequence: int, at: float) -> dict[str, Any]:
-    return {
-        "action_id": action.id,
-        "kind": type(action).__name__,
-        "generation": action.generation,
-        "node": getattr(action, "node", None),
-        "event": sequence,
-        "created_at": at,
-        "done_at": None,
-        "body": encode_tagged(action),
-    }
 
 
 def _all(connection: Connection, wanted: type[E]) -> Iterable[E]:

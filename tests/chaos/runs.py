@@ -105,7 +105,9 @@ class Run:
         path = self.workdir / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")
+        ]
 
     def reach(self, step: int) -> None:
         """Wait until `step` is in the ledger."""
@@ -154,7 +156,9 @@ def fault(step: int, node: str, phase: str = "forward", kind: str = "sigkill", t
     return f"--fail=step={step},kind={kind},node={node},phase={phase},target={target}"
 
 
-def assert_every_sample_once(ledger: Sequence[dict[str, Any]], steps: int, samples_per_step: int = 24) -> None:
+def assert_every_sample_once(
+    ledger: Sequence[dict[str, Any]], steps: int, samples_per_step: int = 24
+) -> None:
     """L1: each step is there once, with each of its sample ids once."""
     assert [line["step"] for line in ledger] == list(range(1, steps + 1))
     for line in ledger:

@@ -51,7 +51,11 @@ def test_a_death_in_a_checkpoint_and_in_the_recovery_of_that_death(
         fault(10, "node-1", "regroup"),
         fault(10, "node-6", "acquire"),
     ]
-    job = {**TINY, "cluster": {**TINY["cluster"], "nodes": 5, "replicas": 3}, "checkpoint": {"interval_seconds": 1.0}}
+    job = {
+        **TINY,
+        "cluster": {**TINY["cluster"], "nodes": 5, "replicas": 3},
+        "checkpoint": {"interval_seconds": 1.0},
+    }
     with Run(tmp_path / "run", "--spares", "2", "--steps", "80", *faults, job=job) as run:
         summary = run.finish()
         ledger = run.ledger()
@@ -64,7 +68,13 @@ def test_a_death_in_a_checkpoint_and_in_the_recovery_of_that_death(
 def test_a_trainer_dies_alone_and_comes_back(tmp_path: Path, reference: list[dict[str, Any]]) -> None:
     """Its agent starts it again; with no spare it copies its part back from the living and takes a seat."""
     with Run(
-        tmp_path / "run", "--spares", "0", "--steps", "200", fault(20, "node-2", "vote", target="trainer"), job=TINY
+        tmp_path / "run",
+        "--spares",
+        "0",
+        "--steps",
+        "200",
+        fault(20, "node-2", "vote", target="trainer"),
+        job=TINY,
     ) as run:
         summary = run.finish()
         ledger = run.ledger()

@@ -33,6 +33,8 @@ from protos import admin_pb2 as pb
 from protos import admin_pb2_grpc
 from tests.unit.orchestrator.cli import views
 
+EVENTS = 12_345
+"""In the log: more than one answer holds."""
 STEPS_A_VIEW = 10
 VIEW_SECONDS = 0.05
 NODE = "import signal, sys\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()"
@@ -63,9 +65,16 @@ class PlayedAdmin(admin_pb2_grpc.AdminServicer):
 
     def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> pb.ListEventsReply:  # noqa: N802
         detail = json.dumps({"node": "node-2", "reason": "connection reset"})
-        events = [pb.Event(sequence=7, at=1.7e9, kind="NodeDisconnected", cause_id="c-1", detail=detail)]
-        wanted = (each for each in events if each.sequence > request.after_sequence)
-        return pb.ListEventsReply(events=[each for each in wanted if request.kind in ("", each.kind)])
+        log = [
+            pb.Event(
+                sequence=number, at=1.7e9 + number, kind="NodeDisconnected", cause_id="c-1", detail=detail
+            )
+            for number in range(1, EVENTS + 1)
+        ]
+        wanted = [each for each in log if each.sequence > request.after_sequence]
+        return pb.ListEventsReply(
+            events=[each for each in wanted if request.kind in ("", each.kind)][: request.limit]
+        )
 
     def GetGeneration(self, request: pb.GetGenerationRequest, context: Any) -> pb.GetGenerationReply:  # noqa: N802
         member = pb.GenerationMember(

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from orchestrator.cli.main import main
-from tests.integration.played_controller import PlayedAdmin, serving
+from tests.integration.played_controller import EVENTS, PlayedAdmin, serving
 from tests.unit.orchestrator.cli import views
 from tests.waiting import wait_until
 
@@ -98,10 +98,15 @@ def test_yaml_says_the_same_as_json(address: str) -> None:
     assert yaml.safe_load(shown.stdout) == _json(understudy("experts", "--controller", address, "-o", "json"))
 
 
-def test_events_can_be_narrowed(address: str) -> None:
-    assert len(_json(understudy("events", "--controller", address, "--after", "6", "-o", "json"))) == 1
-    assert _json(understudy("events", "--controller", address, "--after", "7", "-o", "json")) == []
-    assert _json(understudy("events", "--controller", address, "--kind", "Other", "-o", "json")) == []
+def test_events_are_the_newest_unless_told_otherwise(address: str) -> None:
+    def numbers(*options: str) -> list[int]:
+        found = _json(understudy("events", "--controller", address, "-o", "json", *options))
+        return [each["sequence"] for each in found]
+
+    assert numbers("--limit", "3") == [EVENTS - 2, EVENTS - 1, EVENTS]
+    assert numbers("--after", "6", "--limit", "2") == [7, 8]
+    assert numbers("--after", str(EVENTS)) == []
+    assert numbers("--kind", "Other") == []
     assert "the stream of node-2 broke" in understudy("events", "--controller", address).stdout
 
 
@@ -416,6 +421,32 @@ def test_a_terminal_that_closes_stops_the_run_in_order(tmp_path: Path) -> None:
     os.close(ours)
     assert run.process.wait(WAIT_SECONDS) == 0
     run.nothing_is_left()
+
+
+@pytest.mark.slow
+def test_a_real_job_survives_a_killed_node(tmp_path: Path) -> None:
+    """Nothing is played here: the real controller, agents and trainers, a real SIGKILL, and the report about it."""
+    small = (
+        "model.width=32",
+        "model.heads=2",
+        "model.layers=1",
+        "model.expert_width=32",
+        "model.sequence_length=32",
+    )
+    workdir, summary = tmp_path / "run", tmp_path / "summary.json"
+    command = [sys.executable, "-m", "orchestrator.cli.main", "run", EXAMPLE, "--workdir", str(workdir)]
+    command += ["--nodes", "2", "--spares", "1", "--steps", "12", "--summary", str(summary)]
+    command += [word for each in small for word in ("--set", each)]
+    command += ["--fail", "step=5,kind=sigkill,node=node-2", "--record-svg", str(tmp_path / "live.svg")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(summary.read_text())
+    assert (told["steps_committed"], told["samples_counted"]) == (12, 12 * 24)
+    assert (told["samples_duplicated"], told["samples_missing"]) == (0, 0)
+    assert [(each["node"], each["steps_lost"]) for each in told["incidents"]] == [("node-2", 0)]
+    story = understudy("explain", told["incidents"][0]["id"], "--workdir", str(workdir))
+    assert story.code == 0 and "no committed step was lost" in story.stdout, "told after the end as well"
+    assert "node-2" in (tmp_path / "live.svg").read_text() and (tmp_path / "live-end.svg").exists()
 
 
 def _read_until(terminal: int, words: bytes) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import event, func, select
 
 from orchestrator.controller.ports import StoreError
-from orchestrator.core.actions import EndJob
+from orchestrator.core.actions import Assign, EndJob
 from orchestrator.core.events import (
     CheckpointDue,
     Event,
@@ -197,6 +197,26 @@ def test_actions_are_unfinished_until_they_are_ticked_off(opened: Opened) -> Non
     assert opened.repository.unfinished() == (fence(1), fence(2), fence(3))
     opened.repository.mark_done((fence(2).id,))
     assert opened.repository.unfinished() == (fence(1), fence(3))
+
+
+def test_a_generation_is_stored_once_however_many_nodes_are_told(opened: Opened) -> None:
+    """A thousand nodes: the transaction holds one generation and a thousand short rows."""
+    new = generation(7)
+    orders = tuple(
+        Assign(
+            id=ActionId(f"a-1-{number}"),
+            generation=new.number,
+            node=NodeId(f"node-{number}"),
+            assignment=new,
+            reported_through=Step(3),
+        )
+        for number in range(1, 4)
+    )
+    opened.repository.commit(disconnected(1), Outcome(changes=(new,), actions=orders))
+    assert opened.repository.unfinished() == orders
+    with reading(opened.engine) as connection:
+        bodies = connection.execute(select(outbox.c.body)).scalars().all()
+    assert all(len(str(body)) < 200 for body in bodies)
 
 
 def test_a_crash_between_commit_and_tick_brings_the_actions_back(opened: Opened) -> None:

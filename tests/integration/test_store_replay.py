@@ -21,9 +21,27 @@ from orchestrator.core.machine import Machine
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import CheckpointState, ClusterState
 from tests.integration.databases import Opened
+from tests.scenarios.models import Disk
 from tests.scenarios.walk import Walk
-from tests.scenarios.world import Disk
 from tests.unit.orchestrator.controller.fakes import World
+
+
+class Remembered(Walk):
+    """A walk that can be told again, with many more controllers that die."""
+
+    def __init__(self, seed: int) -> None:
+        self.told: list[tuple[Event, Outcome]] = []
+        super().__init__(seed)
+
+    def _listen(self, event: Event, outcome: Outcome) -> None:
+        self.told.append((event, outcome))
+        super()._listen(event, outcome)
+
+    def _move(self) -> None:
+        if self.world.listens and self.random.random() < 0.2:
+            self.world.stop_controller()
+            self.world.start_controller()
+        super()._move()
 
 
 class Recording:
@@ -72,13 +90,13 @@ def _stored(state: ClusterState) -> tuple[object, ...]:
 def test_a_walk_of_failures_and_restarts_comes_out_the_same_on_a_real_store(
     tmp_path: Path, seed: int
 ) -> None:
-    walk = Walk(seed)
+    walk = Remembered(seed)
     walk.go(moves=30)
     opened = Opened(f"sqlite:///{tmp_path / 'controller.db'}")
     process = Process(opened, tmp_path)
     disk = Disk()
     restarts = 0
-    for number, (event, expected) in enumerate(walk.world.outcomes):
+    for number, (event, expected) in enumerate(walk.told):
         if isinstance(event, ControllerStarted):
             process.ledger.close()
             process = Process(opened, tmp_path)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from orchestrator.core import actions, events
 from orchestrator.core.events import Event
-from orchestrator.core.ids import CauseId, NodeId, Step, TrainerId, node_of, trainer_id
+from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, TrainerId, node_of, trainer_id
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import NO_GENERATION, Generation, GenerationKind
 from tests.scenarios.models import (
@@ -97,16 +97,19 @@ class Agents:
         """What an agent tells about one of its trainers."""
         self._tell(agent, kind, {"trainer": trainer.id, "start": trainer.start, **fields})
 
-    def lost_touch(self, agent: Agent, trainer: Trainer, *, again: bool = False) -> None:
+    def lost_touch(
+        self, agent: Agent, trainer: Trainer, number: GenerationNumber | None = None, *, again: bool = False
+    ) -> None:
         """A collective of a member raises; told once per generation, and again after a registration."""
-        if trainer.broken == trainer.joined and not again:
+        number = number or trainer.joined
+        if trainer.broken == number and not again:
             return
-        trainer.broken = trainer.joined
+        trainer.broken = number
         self.report(
             agent,
             trainer,
             events.CommunicationFailed,
-            generation=trainer.joined,
+            generation=number,
             step=Step(trainer.step),
             detail="connection reset by peer",
         )
@@ -121,6 +124,9 @@ class Agents:
                 trainer.beat_at = at
         if not self._controller.listens or agent.cut:
             return
+        unread, agent.unread = agent.unread, []
+        for action in unread if agent.connected else ():
+            self._carry_out(agent, action)
         if not agent.connected:
             self._register(agent)
         for trainer in tuple(agent.trainers.values()):
@@ -154,8 +160,8 @@ class Agents:
         )
         for trainer in tuple(agent.trainers.values()):
             trainer.told_end = False
-            if trainer.broken and trainer.broken == trainer.joined:
-                self.lost_touch(agent, trainer, again=True)
+            if trainer.broken and trainer.broken == trainer.generation:
+                self.lost_touch(agent, trainer, trainer.broken, again=True)
         outbox, agent.outbox = agent.outbox, []
         for kind, fields in outbox:
             self._tell(agent, kind, fields)
@@ -205,15 +211,24 @@ class Agents:
             return
         trainer.holds |= trainer.acquiring
         trainer.following = True
-        self.report(agent, trainer, events.PartsAcquired, acquisition=acquisition, version=Step(trainer.step))
+        self.report(
+            agent, trainer, events.PartsAcquired, acquisition=acquisition, version=self._newest_step()
+        )
 
     # ---- orders ----
 
     def obey(self, action: actions.Action, node: NodeId) -> bool:
         """Carry out an order, if it arrives."""
         agent = self.alive.get(node)
-        if agent is None or not agent.connected or agent.stopped:
+        if agent is None or not agent.connected:
             return False
+        if agent.stopped:
+            agent.unread.append(action)
+        else:
+            self._carry_out(agent, action)
+        return True
+
+    def _carry_out(self, agent: Agent, action: actions.Action) -> None:
         match action:
             case actions.Assign():
                 self._assign(agent, action.assignment)
@@ -231,7 +246,6 @@ class Agents:
                 self._seal(agent, action)
             case _:
                 pass
-        return True
 
     def _assign(self, agent: Agent, generation: Generation) -> None:
         agent.generation = max(agent.generation, generation.number)
@@ -271,6 +285,9 @@ class Agents:
         if not trainer.joined:
             trainer.holds.clear()
         trainer.acquired_at = self._controller.at + ACQUIRE_SECONDS
+
+    def _newest_step(self) -> Step:
+        return Step(max(trainer.step for agent in self.alive.values() for trainer in agent.trainers.values()))
 
     def _seal(self, agent: Agent, action: actions.SealCheckpoint) -> None:
         self._controller.disk.sealed.add(action.name)

@@ -105,6 +105,8 @@ class Agent:
     trainers: dict[TrainerId, Trainer] = field(default_factory=dict)
     checkpoints: list[actions.TakeCheckpoint] = field(default_factory=list)
     stops: set[GenerationNumber] = field(default_factory=set)
+    unread: list[actions.Action] = field(default_factory=list)
+    """Orders that came while the process was stopped."""
     outbox: list[tuple[Callable[..., Event], dict[str, object]]] = field(default_factory=list)
     """What it could not tell while no controller listened."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from orchestrator.core import actions
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.placement import Placement
-from orchestrator.core.state import ClusterState, Generation, Incident
+from orchestrator.core.state import ClusterState, Generation, GenerationKind, Incident
 
 
 def lines(outcome: Outcome) -> Iterator[str]:
@@ -18,7 +18,8 @@ def lines(outcome: Outcome) -> Iterator[str]:
     for reason in outcome.reasons:
         yield f"{reason.incident}: {reason.text}" if reason.incident else reason.text
     for entity in outcome.changes:
-        if isinstance(entity, Generation) and entity.created_at == _newest_time(outcome):
+        planned = isinstance(entity, Generation) and entity.kind is GenerationKind.PLANNED
+        if isinstance(entity, Generation) and (entity.began_at is None or not planned):
             yield from generation_lines(entity)
     yield from _action_lines(outcome.actions)
 
@@ -62,10 +63,6 @@ def state_lines(state: ClusterState) -> Iterator[str]:
     yield f"nodes {nodes}"
     if state.generation is not None:
         yield from generation_lines(state.generation)
-
-
-def _newest_time(outcome: Outcome) -> float:
-    return max(entity.created_at for entity in outcome.changes if isinstance(entity, Generation))
 
 
 def _placement(placement: Placement) -> str:

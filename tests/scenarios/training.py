@@ -34,10 +34,12 @@ class Training:
 
     def tick(self, number: int) -> None:
         """Regroup whoever can; commit a step where all members of a generation are at work."""
+        boundary = number % STEP_TICKS == 0 and not self.paused
         for generation in tuple(self._generations()):
-            self._regroup(generation)
+            if generation.kind is not GenerationKind.PLANNED or boundary or self._nobody_works(generation):
+                self._regroup(generation)
             self._restore(generation)
-        if number % STEP_TICKS == 0 and not self.paused:
+        if boundary:
             for generation in tuple(self._generations()):
                 self._step(generation)
 
@@ -73,6 +75,14 @@ class Training:
             for trainer in agent.trainers.values()
             if trainer.joined == generation.number and not self._has_left(trainer, generation)
         ]
+
+    def _nobody_works(self, generation: Generation) -> bool:
+        """No member is in a step whose boundary a planned generation would wait for."""
+        seats = self._seated(generation) or []
+        return not any(
+            seat.trainer.joined and not seat.trainer.finished and seat.trainer.broken != seat.trainer.joined
+            for seat in seats
+        )
 
     def _has_left(self, trainer: Trainer, generation: Generation) -> bool:
         """It was told a newer generation that waits for no boundary."""
@@ -114,6 +124,9 @@ class Training:
     def _regroup(self, generation: Generation) -> None:
         """Members that were all told a generation, and are all awake, shake hands."""
         seats = self._seated(generation)
+        if seats is None:
+            self._wait_in_vain(generation)
+            return
         if not seats or any(
             not seat.awake
             or seat.trainer.generation != generation.number
@@ -144,6 +157,16 @@ class Training:
                 redoes=generation.kind is GenerationKind.IMMEDIATE,
                 copied_parts=0,
             )
+
+    def _wait_in_vain(self, generation: Generation) -> None:
+        """A member is gone before all have joined: those that try to reach it notice."""
+        for agent in tuple(self._agents.alive.values()):
+            for trainer in tuple(agent.trainers.values()):
+                waits = trainer.generation == generation.number and trainer.joined < generation.number
+                awake = not agent.stopped and not trainer.stopped
+                at_work = trainer.joined and trainer.broken != trainer.joined
+                if waits and awake and not (at_work and generation.kind is GenerationKind.PLANNED):
+                    self._agents.lost_touch(agent, trainer, generation.number)
 
     def _hand_over(self, generation: Generation, seats: list[Seat]) -> bool:
         """Every part is held by somebody at the step that all go on from; who lacks it gets it."""

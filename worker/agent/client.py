@@ -102,7 +102,9 @@ class ControllerClient:
             try:
                 await self._attempt()
             except _StreamLost as lost:
-                if str(lost) != told:
+                if (
+                    not self._answered and str(lost) != told
+                ):  # the loss of a living stream is told to the listener
                     told = str(lost)
                     log.info("no controller at %s: %s; trying again", self._address, told)
             if self._answered:

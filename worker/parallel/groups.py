@@ -138,8 +138,9 @@ class Group:
 
     def abandon(self) -> None:
         """Leave the group; stuck operations are left to run out in the background."""
-        _abandoned.keep(self._backend, self._cuda)
+        holder = [self._backend]
         self._backend = None
+        _abandoned.keep(holder, self._cuda)
 
     def _run(
         self, name: str, start: Callable[[], Any], after_start: Callable[[], None] | None = None
@@ -188,15 +189,14 @@ class _Abandoned:
     def __init__(self) -> None:
         self._kept: list[threading.Thread] = []
 
-    def keep(self, backend: Any, cuda: bool) -> None:
-        holder = [backend]
+    def keep(self, holder: list[Any], cuda: bool) -> None:
+        """Drop what `holder` holds. Nobody else may refer to it: the last one to let go waits for its threads."""
 
         def drop() -> None:
             if cuda:
                 holder[0].abort()
             holder.clear()
 
-        del backend
         thread = threading.Thread(target=drop, name="drop-group", daemon=True)
         thread.start()
         self._kept = [*(t for t in self._kept if t.is_alive()), thread][-_ABANDONED_LIMIT:]

@@ -114,6 +114,8 @@ def test_the_phases_of_an_incident_are_null_until_they_come() -> None:
     assert open_one["phases"]["first_commit_seconds"] is None
     assert rows.training_after(open_one) is None
     assert rows.training_after(closed) == pytest.approx(0.648)
+    closed["kind"] = "drain"
+    assert rows.training_after(closed) is None, "nobody waits for a drain"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_one_member_that_is_not_finite_speaks_for_all() -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "agreed"),
+    "labels, agreed",
     [
         (("ckpt-1", "ckpt-1"), True),
         (("ckpt-1", None), False),
