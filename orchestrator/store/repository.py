@@ -155,8 +155,11 @@ class Repository:
         )
 
     def _write_changes(self, connection: Connection, changes: Sequence[Entity]) -> None:
+        rows: dict[type[Entity], list[dict[str, Any]]] = {}
         for entity in changes:
-            connection.execute(self._upserts[type(entity)], row_of(entity))
+            rows.setdefault(type(entity), []).append(row_of(entity))
+        for kind, of_this_kind in rows.items():
+            connection.execute(self._upserts[kind], of_this_kind)
 
     def _write_batched(self, connection: Connection, at: float | None) -> None:
         if self._facts:

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from protos import worker_pb2 as pb
-from tests.integration.played_controller import (
+from tests.integration.played_trainer import STEPS_PER_SEAT, command, ordered
+from tests.integration.worker_service import (
     WAIT_SECONDS,
-    PlayedController,
+    PlayedService,
     config,
     controlling,
     generation,
 )
-from tests.integration.played_trainer import STEPS_PER_SEAT, command, ordered
 from tests.waiting import wait_until
 from worker.agent.driver import Driver, Place
 from worker.agent.machine import EXIT_CONFIG, EXIT_DONE, EXIT_ORPHANED, Machine
@@ -35,7 +35,7 @@ class Playing:
     """An agent inside this process, with its controller."""
 
     def __init__(
-        self, controller: PlayedController, address: str, life: asyncio.Task[int], workdir: Path
+        self, controller: PlayedService, address: str, life: asyncio.Task[int], workdir: Path
     ) -> None:
         self.controller = controller
         self.address = address
@@ -65,7 +65,7 @@ class Playing:
 @asynccontextmanager
 async def playing(tmp_path: Path, part: str = "plays", **changed: Any) -> AsyncIterator[Playing]:
     """A controller, and an agent that has found it; whatever is left of the agent at the end is ended."""
-    controller = PlayedController(config(**changed))
+    controller = PlayedService(config(**changed))
     async with controlling(controller) as address:
         life = asyncio.create_task(agent(tmp_path, address, part))
         try:
@@ -238,14 +238,14 @@ def test_what_happens_without_a_controller_is_told_to_the_next_one(tmp_path: Pat
     """The controller dies; meanwhile a step is committed and a trainer too. Nothing of it is lost."""
 
     async def story() -> None:
-        first = PlayedController(config())
+        first = PlayedService(config())
         async with controlling(first) as address:
             life = asyncio.create_task(agent(tmp_path, address))
             play = Playing(first, address, life, tmp_path)
             status = await play.seated()
         os.kill(status.pid, signal.SIGKILL)
         await until(lambda: ordered(tmp_path, TRAINER, 2), "a fresh trainer")
-        second = PlayedController(config())
+        second = PlayedService(config())
         second.reported_through = 1
         async with controlling(second, port=int(address.rpartition(":")[2])):
             try:
@@ -268,12 +268,12 @@ def test_a_stream_that_breaks_is_opened_again_and_unsettled_messages_are_sent_ag
     """What was written shortly before the break may be lost with it, so it is said twice."""
 
     async def story() -> None:
-        first = PlayedController(config())
+        first = PlayedService(config())
         async with controlling(first) as address:
             life = asyncio.create_task(agent(tmp_path, address))
             await Playing(first, address, life, tmp_path).seated()
             await first.hears("generation_joined")
-        second = PlayedController(config())
+        second = PlayedService(config())
         async with controlling(second, port=int(address.rpartition(":")[2])):
             try:
                 await second.hears("trainer_ready")
@@ -290,7 +290,7 @@ def test_an_agent_without_a_controller_ends_itself_and_its_trainers(tmp_path: Pa
     """Orphaned for longer than the job allows."""
 
     async def story() -> None:
-        controller = PlayedController(config(orphan_seconds=0.5))
+        controller = PlayedService(config(orphan_seconds=0.5))
         async with controlling(controller) as address:
             life = asyncio.create_task(agent(tmp_path, address))
             status = await Playing(controller, address, life, tmp_path).seated()
@@ -306,7 +306,7 @@ def test_a_config_that_lacks_a_field_ends_the_agent_with_the_name_of_it(
     """Controller and agent of different versions: better an end with a reason than a guess."""
 
     async def story() -> None:
-        controller = PlayedController("{}")
+        controller = PlayedService("{}")
         async with controlling(controller) as address:
             with caplog.at_level("INFO"):
                 assert await within(agent(tmp_path, address)) == EXIT_CONFIG
@@ -339,7 +339,7 @@ def test_no_trainer_outlives_its_agent(tmp_path: Path, ending: signal.Signals, p
     """However the agent ends, and even if the trainer is deaf to SIGTERM."""
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address:
             process = start_agent(tmp_path, address, part)
             try:
@@ -359,7 +359,7 @@ def test_a_stopped_trainer_does_not_outlive_a_killed_agent(tmp_path: Path) -> No
     """Neither end of the socket can act here: only the kernel can."""
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address:
             process = start_agent(tmp_path, address)
             try:
@@ -378,7 +378,7 @@ def test_the_agent_never_loads_torch(tmp_path: Path) -> None:
     """An agent at work, asked from inside: it must stay small and start at once."""
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address:
             process = start_agent(tmp_path, address, "plays")
             try:

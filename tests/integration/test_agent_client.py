@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from protos import worker_pb2 as pb
-from tests.integration.played_controller import WAIT_SECONDS, PlayedController, config, controlling
+from tests.integration.worker_service import WAIT_SECONDS, PlayedService, config, controlling
 from worker.agent import client as client_module
 from worker.agent.client import ControllerClient
 from worker.agent.controller_messages import ControllerMessage, Heartbeat, Registration, Welcome
@@ -86,7 +86,7 @@ def test_words_go_both_ways_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registration first, then everything as it was sent."""
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address, connecting(address, "secret") as (client, listener):
             await listener.until(lambda: listener.heard)
             assert isinstance(listener.heard[0], Welcome)
@@ -105,7 +105,7 @@ def test_a_controller_that_comes_later_is_found() -> None:
 
     async def story() -> None:
         port = free_port()
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with connecting(f"127.0.0.1:{port}") as (_, listener):
             async with controlling(controller, port=port):
                 await listener.until(lambda: listener.heard)
@@ -119,7 +119,7 @@ def test_a_restarted_controller_is_found_again() -> None:
     """The same port; each stream begins with a registration."""
 
     async def story() -> None:
-        first, second = PlayedController(config()), PlayedController(config())
+        first, second = PlayedService(config()), PlayedService(config())
         async with controlling(first) as address:
             port = int(address.rpartition(":")[2])
             life = connecting(address)
@@ -140,7 +140,7 @@ def test_a_controller_that_does_not_answer_is_left(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.2)
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         controller.welcomes = False
         async with controlling(controller) as address, connecting(address) as (_, listener):
             await listener.until(lambda: listener.connections >= 2)
@@ -154,7 +154,7 @@ def test_an_answered_stream_may_be_silent_for_long(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.3)
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address, connecting(address) as (client, listener):
             await listener.until(lambda: listener.heard)
             loop = asyncio.get_running_loop()
@@ -173,7 +173,7 @@ def test_a_controller_that_does_not_read_is_left(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(client_module, "QUEUE_LIMIT", 100)
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address, connecting(address) as (client, listener):
             await listener.until(lambda: listener.heard)
             for _ in range(200):
@@ -188,7 +188,7 @@ def test_an_unknown_order_is_noted_and_the_stream_goes_on(caplog: pytest.LogCapt
     """A newer controller: better to miss one order than the whole stream."""
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address, connecting(address) as (_, listener):
             await listener.until(lambda: listener.heard)
             await controller.say()
@@ -204,7 +204,7 @@ def test_last_words_arrive_when_the_client_ends() -> None:
     """What was sent before the end is written, and the controller sees an orderly close."""
 
     async def story() -> None:
-        controller = PlayedController(config())
+        controller = PlayedService(config())
         async with controlling(controller) as address:
             async with connecting(address) as (client, listener):
                 await listener.until(lambda: listener.heard)

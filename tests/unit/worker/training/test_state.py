@@ -1,0 +1,126 @@
+"""The state of a trainer: the same bits whoever holds a part beside which others, and however it got there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worker.checkpointing.parts import PartTensors
+from worker.model.config import ModelConfig
+from worker.training.optimizer import AdamW, OptimizerConfig
+from worker.training.state import DENSE, TrainingState, copy_part, empty_part, part_name, part_number
+
+CONFIG = ModelConfig.from_mapping(
+    {
+        "vocabulary": 256,
+        "width": 16,
+        "layers": 2,
+        "heads": 2,
+        "kv_heads": 1,
+        "experts": 4,
+        "top_k": 2,
+        "expert_width": 24,
+        "sequence_length": 8,
+        "rope_theta": 10000.0,
+        "norm_eps": 1e-5,
+        "aux_loss": 0.01,
+        "router_temperature": 1.0,
+        "router_noise": 0.0,
+    },
+    "float32",
+)
+OPTIMIZER = OptimizerConfig(
+    learning_rate=0.01,
+    warmup_steps=2,
+    final_learning_rate_ratio=0.1,
+    beta1=0.9,
+    beta2=0.95,
+    epsilon=1e-8,
+    weight_decay=0.1,
+    clip_norm=1.0,
+)
+
+
+def make(*experts: int) -> TrainingState:
+    state = TrainingState(CONFIG, seed=3, device=torch.device("cpu"))
+    state.initialise(experts)
+    return state
+
+
+def gradient_of(state: TrainingState, part: int, step: int) -> torch.Tensor:
+    """Made of part and step alone."""
+    generator = torch.Generator().manual_seed(1000 * step + part)
+    return torch.randn(state.length(part), generator=generator)
+
+
+def advance(state: TrainingState, step: int) -> None:
+    """A step with known gradients."""
+    state.zero_gradients()
+    for part in range(state.parts):
+        if state.holds(part):
+            state.gradient(part).copy_(gradient_of(state, part, step))
+    state.ready = step
+    state.commit(AdamW(OPTIMIZER, total_steps=10), step, 0.5, halfway=lambda: None)
+
+
+def equal(one: PartTensors, other: PartTensors) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.in_order(), other.in_order(), strict=True))
+
+
+def test_replicas_stay_bitwise_equal_beside_different_experts() -> None:
+    few, many = make(2), make(0, 1, 2, 3)
+    for step in (1, 2, 3):
+        advance(few, step)
+        advance(many, step)
+    for part in (DENSE, 3):
+        assert equal(few.part(part), many.part(part))
+
+
+def test_a_replayed_copy_is_the_donor_bit_for_bit() -> None:
+    """A newcomer gets version 1 and the reduced gradients of 2 and 3."""
+    donor = make(1, 3)
+    advance(donor, 1)
+    staged = empty_part(donor.length(4), donor.dense_P)
+    copy_part(staged, donor.part(4))
+    optimizer = AdamW(OPTIMIZER, total_steps=10)
+    for step in (2, 3):
+        advance(donor, step)
+        optimizer.update(donor.optimized(4, staged), gradient_of(donor, 4, step), step=step, clip=0.5)
+    assert equal(staged, donor.part(4))
+
+
+def test_adopting_keeps_what_is_held_and_takes_what_is_new() -> None:
+    state, donor = make(0, 1), make(2)
+    advance(state, 1)
+    advance(donor, 1)
+    before = empty_part(state.length(2), state.dense_P)
+    copy_part(before, state.part(2))
+    state.adopt((1, 2), {3: donor.part(3)}, 1)
+    assert state.held == (1, 2)
+    assert equal(state.part(2), before)
+    assert equal(state.part(3), donor.part(3))
+    assert not state.holds(1)
+    assert state.versions() == (1, -1, 1, 1, -1)
+
+
+def test_adopting_the_same_parts_keeps_the_gradients_that_are_held() -> None:
+    """Between the vote and the commit of a step a generation may end more than once."""
+    state = make(0, 1)
+    state.gradient(1).fill_(2.0)
+    state.ready = 1
+    state.adopt((0, 1), {}, 0)
+    assert state.ready == 1
+    assert state.gradient(1)[0] == 2.0
+
+
+def test_a_commit_out_of_order_is_refused() -> None:
+    state = make(0)
+    state.ready = 2
+    with pytest.raises(AssertionError, match="follows the vote"):
+        state.commit(AdamW(OPTIMIZER, total_steps=10), 2, 1.0, halfway=lambda: None)
+
+
+def test_part_names_and_numbers_are_inverse() -> None:
+    assert [part_number(part_name(part)) for part in range(5)] == [0, 1, 2, 3, 4]
+    assert part_name(DENSE) == "dense"
+    assert part_name(8) == "expert-00007"
