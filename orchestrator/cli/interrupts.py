@@ -1,7 +1,7 @@
 """Ctrl-C counted instead of thrown: the first asks for an orderly end, the second for an end at once.
 
-A terminal that closes (SIGHUP) and a service manager (SIGTERM) ask the same way. Signal handlers only count; what a
-count means is decided in `session.py`.
+A terminal that closes (SIGHUP, unless `nohup` has it ignored) and a service manager (SIGTERM) ask the same way. Signal
+handlers only count; what a count means is decided in `session.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         for each in _SIGNALS:
+            if each is signal.SIGHUP and signal.getsignal(each) is signal.SIG_IGN:
+                continue
             self._before[each] = signal.signal(each, self._heard)
+        # A run that was sent to the background may still give the terminal back.
+        self._before[signal.SIGTTOU] = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         return self
 
     def __exit__(

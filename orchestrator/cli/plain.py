@@ -57,8 +57,8 @@ class Narrator:
     def _generation(self, view: admin_pb2.JobView) -> Iterator[str]:
         number = view.job.generation
         if number and self._changed("generation", "", number):
-            members = sum(trainer.HasField("rank") for node in view.nodes for trainer in node.trainers)
-            yield fields("generation", generation=number, step=view.job.step, members=members)
+            members = {each for expert in view.experts for each in (expert.primary, *expert.backups) if each}
+            yield fields("generation", generation=number, step=view.job.step, members=len(members))
 
     def _nodes(self, view: admin_pb2.JobView) -> Iterator[str]:
         for node in view.nodes:

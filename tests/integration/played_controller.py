@@ -7,6 +7,8 @@ In one process with the test (`serving`) its state stands still. Run as a progra
   finish          steps go by until all are done
   endless         steps go by until somebody stops the job
   killed          as `finish`, but the first controller kills itself half-way
+  doomed          the job fails half-way
+  mute            never says where it listens
   failing         every controller ends with exit code 3 after its first view
   refusing        ends with exit code 2 before it listens
   careless        as `endless`, and does not end its node
@@ -195,7 +197,9 @@ class ActedJob(PlayedAdmin):
         if self._play == "killed" and job.step == job.steps // 2 and not (self._workdir / "killed").exists():
             (self._workdir / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if job.step >= job.steps and not endless:
+        if self._play == "doomed" and job.step >= job.steps // 2:
+            job.state, job.reason, job.ended_at = "failed", "no node is left", time.time()
+        elif job.step >= job.steps and not endless:
             job.state, job.ended_at = "finished", job.started_at + 12.0
 
 
@@ -232,6 +236,9 @@ def main(arguments: list[str]) -> int:
     if play == "refusing":
         print("error: --listen: this controller does not like its address", file=sys.stderr)
         return 2
+    if play == "mute":
+        (workdir / "started").touch()
+        signal.pause()
     first = not (workdir / "nodes").exists()
     node = start_node(workdir) if first else None
     admin = ActedJob(workdir, play, steps=100)

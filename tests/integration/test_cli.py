@@ -254,12 +254,16 @@ class Run:
         workdir.mkdir(exist_ok=True)
         (workdir / "play").write_text(play)
         streams = streams or {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.run_played", str(workdir), *flags],
-            cwd=ROOT,
-            text=True,
-            **streams,
-        )
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may itself run under nohup
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.integration.run_played", str(workdir), *flags],
+                cwd=ROOT,
+                text=True,
+                **streams,
+            )
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def end(self) -> str:
         """Everything it printed; it must end by itself and leave nothing."""
@@ -302,6 +306,23 @@ def test_a_run_is_watched_to_its_end_and_reported(tmp_path: Path) -> None:
     assert "what to try next" in out
     for path in ("s.json", "summary.json"):
         assert json.loads((tmp_path / path).read_text())["steps_committed"] == 100
+
+
+def test_a_job_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
+    run = Run(tmp_path, "doomed", "--plain")
+    out = run.end()
+    assert run.process.returncode == 1, out
+    assert "stdlib-moe failed: no node is left" in out
+    assert f"tail -n 50 {tmp_path}/logs/controller.log" in out
+
+
+def test_before_the_controller_listens_one_interrupt_is_enough(tmp_path: Path) -> None:
+    run = Run(tmp_path, "mute", "--plain")
+    wait_until((tmp_path / "started").exists, within_seconds=WAIT_SECONDS, what="the start of the controller")
+    run.process.send_signal(signal.SIGINT)
+    out = run.end()
+    assert run.process.returncode == 130, out
+    assert "there is no checkpoint yet" in out
 
 
 def test_a_controller_that_dies_is_started_again_on_its_port(tmp_path: Path) -> None:

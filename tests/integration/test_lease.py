@@ -179,9 +179,10 @@ _FIGHTER = """
     from orchestrator.controller.ports import LeaseLost
     from orchestrator.core.outcome import Outcome
     from orchestrator.store.lease import ControllerLease, LeaseHeld
-    from orchestrator.store.engine import open_engine
+    from orchestrator.store.engine import ConnectionLimits, open_engine
     from orchestrator.store.repository import Repository
-    engine = open_engine(sys.argv[1])
+    # SQLite's queue of writers is not a fair one: among greedy ones a turn may be long in coming.
+    engine = open_engine(sys.argv[1], ConnectionLimits(busy_seconds=60.0))
     sys.stdin.readline()
     wins = losses = refusals = 0
     while wins < 4:

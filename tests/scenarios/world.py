@@ -91,10 +91,13 @@ class World:
         for agent in self.agents.alive.values():
             agent.connected = False
 
-    def start_controller(self) -> None:
-        """A new controller on the stored state."""
+    def start_controller(self, *, resume: bool = False) -> None:
+        """A new controller on the stored state; it takes over, or begins a new run of the job."""
         self.machine = Machine(self.disk.load())
-        self.say(events.ControllerStarted)
+        if resume:
+            self.start_job(resume=True)
+        else:
+            self.say(events.ControllerStarted)
 
     def _handle(self, event: Event) -> None:
         if self.machine is None:

@@ -14,6 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from queue import SimpleQueue
+
+from torch import Tensor
 
 from worker.checkpointing.errors import CheckpointWriteError
 from worker.checkpointing.manifest import Piece, Shard, StoredPiece, shard_digest
@@ -79,7 +82,7 @@ class ShardSaved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFailed:
-    """This rank's shard was not written; nothing of it is left behind unless the error says so."""
+    """This rank's shard was not written; no unfinished file is left behind unless the error says so."""
 
     request: SaveRequest
     error: CheckpointWriteError
@@ -99,6 +102,7 @@ class CheckpointWriter:
         self._condition = threading.Condition()
         self._next: tuple[SaveRequest, Snapshot, Callable[[Outcome], None]] | None = None
         self._closing = threading.Event()
+        self._inspector = _Inspector()
         self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
         self._thread.start()
 
@@ -143,6 +147,7 @@ class CheckpointWriter:
             with self._condition:
                 self._condition.wait_for(lambda: self._next is not None or self._closing.is_set())
                 if self._next is None:
+                    self._inspector.close()
                     return
                 (request, snapshot, done), self._next = self._next, None
             outcome = self._write(request, snapshot)
@@ -150,11 +155,7 @@ class CheckpointWriter:
             try:
                 done(outcome)
             except Exception as error:  # noqa: BLE001 (the caller's fault must be seen, not end this thread)
-                threading.excepthook(
-                    threading.ExceptHookArgs(
-                        (type(error), error, error.__traceback__, threading.current_thread())
-                    )
-                )
+                _show(error)
 
     def _write(self, request: SaveRequest, snapshot: Snapshot) -> Outcome:
         begun = time.monotonic()
@@ -165,11 +166,17 @@ class CheckpointWriter:
             limits=self._limits,
             pace=self._pace,
             stop=self._closing,
+            inspector=self._inspector,
         )
         try:
             shard = job.write(snapshot)
         except CheckpointWriteError as error:
             return ShardFailed(request=request, error=error)
+        except Exception as error:  # noqa: BLE001 (a fault of ours costs this checkpoint, and none of the later ones)
+            _show(error)
+            path = self._storage.describe(request.checkpoint.partial)
+            unknown = CheckpointWriteError(path=path, reason=repr(error), remedy="report it: it is a bug")
+            return ShardFailed(request=request, error=unknown)
         return ShardSaved(request=request, shard=shard, seconds=time.monotonic() - begun)
 
 
@@ -183,6 +190,7 @@ class ShardJob:
     limits: WriteLimits
     pace: Pace
     stop: threading.Event
+    inspector: _Inspector
 
     def write(self, snapshot: Snapshot) -> Shard:
         """Writes, hashes, syncs and names the shard; raises CheckpointWriteError and leaves no temporary file."""
@@ -211,19 +219,19 @@ class ShardJob:
         header = encode_header(snapshot.pieces, snapshot.precision)
         sink.write(memoryview(header))
         pieces: list[StoredPiece] = []
-        step = self.pace.chunk_bytes(self.limits.chunk_bytes)
         for piece, body in zip(snapshot.pieces, snapshot.piece_bodies(), strict=True):
-            if not all_finite(body):
-                raise self._refused(
-                    f"{piece.part} holds NaN or infinity", "find the step that made it; see the metrics"
-                )
-            view = byte_view(body)
             own = hashlib.sha256()
-            for offset in range(0, len(view), step):
-                chunk = view[offset : offset + step]
-                own.update(chunk)
-                sink.write(chunk)
-                self.pace.wait(len(chunk), self.stop)
+            for chunk in body.split(self.pace.chunk_bytes(self.limits.chunk_bytes) // body.element_size()):
+                self.inspector.begin(chunk, own.update)
+                try:
+                    sink.write(byte_view(chunk))
+                finally:
+                    finite = self.inspector.finish()
+                if not finite:
+                    raise self._refused(
+                        f"{piece.part} holds NaN or infinity", "find the step that made it; see the metrics"
+                    )
+                self.pace.wait(chunk.numel() * chunk.element_size(), self.stop)
                 if self.stop.is_set():
                     raise self._refused("the trainer is stopping", "none is needed")
                 if time.monotonic() > deadline:
@@ -251,6 +259,46 @@ class ShardJob:
             reason = f"{error.reason} (and the unfinished file stays: {os.strerror(second.errno or 0)})"
             return CheckpointWriteError(path=error.path, reason=reason, remedy=error.remedy)
         return error
+
+
+class _Inspector:
+    """Hashes a chunk and looks for NaN on a second thread, while the writer's thread hands the chunk to the disk."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Tensor, Callable[[memoryview], None]] | None] = SimpleQueue()
+        self._found: SimpleQueue[bool | Exception] = SimpleQueue()
+        threading.Thread(target=self._run, name="checkpoint-inspector", daemon=True).start()
+
+    def begin(self, chunk: Tensor, update: Callable[[memoryview], None]) -> None:
+        """Starts on a chunk; `finish` must follow."""
+        self._work.put((chunk, update))
+
+    def finish(self) -> bool:
+        """Waits for the chunk (some milliseconds); whether all of it is finite."""
+        found = self._found.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            chunk, update = work
+            try:
+                update(byte_view(chunk))
+                self._found.put(all_finite(chunk))
+            except Exception as error:  # noqa: BLE001 (raised again by `finish`)
+                self._found.put(error)
+
+
+def _show(error: Exception) -> None:
+    """Shows an error of this thread as if it had ended the thread."""
+    threading.excepthook(
+        threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+    )
 
 
 def write_error(storage: Storage, name: str, error: OSError) -> CheckpointWriteError:

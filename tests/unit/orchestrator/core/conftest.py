@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from orchestrator.core.invariants import check
-from orchestrator.core.outcome import Outcome
-from tests.scenarios.play import small_job
-from tests.scenarios.world import World
-
-MakeWorld = Callable[..., "Told"]
-
-
-class Told(World):
-    """A world that remembers what the core said and did."""
-
-    def __init__(self, **settings: int) -> None:
-        self.said: list[str] = []
-        self.outcomes: list[Outcome] = []
-        super().__init__(small_job(**settings), lambda event, outcome: self._remember(outcome))
-
-    def _remember(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
-        self.said += [reason.text for reason in outcome.reasons]
-
-    def heard(self, words: str) -> bool:
-        """Something like this was said."""
-        return any(words in text for text in self.said)
-
-    def actions_of[Kind](self, kind: type[Kind]) -> list[Kind]:
-        """All actions of a kind that were performed, in order."""
-        return [action for action in self.actions if isinstance(action, kind)]
+from tests.unit.orchestrator.core.told import MakeWorld, Told
 
 
 @pytest.fixture
@@ -52,7 +27,7 @@ def make_world() -> Iterator[MakeWorld]:
 
 @pytest.fixture
 def make_training(make_world: MakeWorld) -> MakeWorld:
-    """Worlds whose job has trained for two seconds: four steps are committed at second four."""
+    """Worlds whose job has trained for two seconds: it is second four, and four steps are committed."""
 
     def make(**settings: int) -> Told:
         world = make_world(**settings)

@@ -240,3 +240,24 @@ def test_a_callback_that_raises_is_seen_and_does_not_end_the_writer(
     assert seen[0].exc_type is KeyError
     assert isinstance(save_shard(writer, REQUEST, full_state(3)), ShardSaved)
     assert writer.close(WAIT_SECONDS)
+
+
+def test_a_fault_of_the_writer_itself_costs_one_checkpoint_and_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+
+    class Faulty(FileStorage):
+        def make_folder(self, folder: str) -> None:
+            if not seen:
+                raise ZeroDivisionError("a bug")
+            super().make_folder(folder)
+
+    writer = writer_on(Faulty(tmp_path))
+    outcome = save_shard(writer, REQUEST, full_state(3))
+    assert isinstance(outcome, ShardFailed)
+    assert "a bug" in outcome.error.reason
+    assert seen[0].exc_type is ZeroDivisionError
+    assert isinstance(save_shard(writer, REQUEST, full_state(3)), ShardSaved)
+    assert writer.close(WAIT_SECONDS)

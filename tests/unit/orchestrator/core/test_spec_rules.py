@@ -1,0 +1,130 @@
+"""Rules of a job: every problem at once, each with its field and a remedy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.core.spec import (
+    BatchSpec,
+    CheckpointSpec,
+    ClusterSpec,
+    DataSpec,
+    FaultSpec,
+    JobSpec,
+    ModelSpec,
+    OptimizerSpec,
+    TimeoutSpec,
+)
+from orchestrator.core.spec_rules import node_ids, problems
+
+SOUND = JobSpec(name="job", data=DataSpec(path="stdlib"))
+
+
+def fields_of(spec: JobSpec) -> list[str]:
+    return [problem.field for problem in problems(spec)]
+
+
+def test_default_job_is_sound() -> None:
+    """Name and data are all that a job must say."""
+    assert problems(SOUND) == ()
+
+
+@pytest.mark.parametrize(
+    "spec, field",
+    [
+        (replace(SOUND, name="a job"), "name"),
+        (replace(SOUND, name=""), "name"),
+        (replace(SOUND, name="../x"), "name"),
+        (replace(SOUND, data=DataSpec(path=" ")), "data.path"),
+        (replace(SOUND, steps=0), "steps"),
+        (replace(SOUND, seed=-1), "seed"),
+        (replace(SOUND, cluster=ClusterSpec(nodes=2, replicas=3)), "cluster.replicas"),
+        (replace(SOUND, cluster=ClusterSpec(devices_per_node=0)), "cluster.devices_per_node"),
+        (replace(SOUND, cluster=ClusterSpec(spares=-1)), "cluster.spares"),
+        (replace(SOUND, batch=BatchSpec(microbatches=0)), "batch.microbatches"),
+        (replace(SOUND, model=ModelSpec(heads=4, kv_heads=3)), "model.heads"),
+        (replace(SOUND, model=ModelSpec(width=130)), "model.width"),
+        (replace(SOUND, model=ModelSpec(width=12, heads=4, kv_heads=4)), "model.width"),
+        (replace(SOUND, model=ModelSpec(experts=2, top_k=3)), "model.top_k"),
+        (replace(SOUND, model=ModelSpec(experts=1, top_k=1)), "model.experts"),
+        (replace(SOUND, model=ModelSpec(vocabulary=255)), "model.vocabulary"),
+        (replace(SOUND, model=ModelSpec(router_noise=float("nan"))), "model.router_noise"),
+        (replace(SOUND, optimizer=OptimizerSpec(beta2=1.0)), "optimizer.beta2"),
+        (
+            replace(SOUND, optimizer=OptimizerSpec(final_learning_rate_ratio=1.5)),
+            "optimizer.final_learning_rate_ratio",
+        ),
+        (replace(SOUND, optimizer=OptimizerSpec(learning_rate=-0.1)), "optimizer.learning_rate"),
+        (replace(SOUND, checkpoint=CheckpointSpec(keep=0)), "checkpoint.keep"),
+        (replace(SOUND, timeouts=TimeoutSpec(lease_seconds=0.1)), "timeouts.lease_seconds"),
+        (replace(SOUND, timeouts=TimeoutSpec(hang_seconds=0.2)), "timeouts.hang_seconds"),
+        (replace(SOUND, timeouts=TimeoutSpec(collective_seconds=3.0)), "timeouts.collective_seconds"),
+        (replace(SOUND, timeouts=TimeoutSpec(stall_seconds=3.0)), "timeouts.stall_seconds"),
+        (replace(SOUND, timeouts=TimeoutSpec(regroup_seconds=120.0)), "timeouts.regroup_seconds"),
+        (replace(SOUND, timeouts=TimeoutSpec(orphan_seconds=2.0)), "timeouts.orphan_seconds"),
+    ],
+)
+def test_one_mistake_is_one_problem_at_its_field(spec: JobSpec, field: str) -> None:
+    """A person reads one line per mistake, and it names the field to change."""
+    assert fields_of(spec) == [field]
+
+
+def test_all_problems_are_found_at_once() -> None:
+    """Nobody should have to run a job five times to see five mistakes."""
+    spec = replace(
+        SOUND,
+        steps=0,
+        cluster=ClusterSpec(nodes=2, replicas=5),
+        model=ModelSpec(width=130, experts=2, top_k=9),
+        timeouts=TimeoutSpec(lease_seconds=0.1),
+    )
+    assert fields_of(spec) == [
+        "steps",
+        "cluster.replicas",
+        "model.width",
+        "model.top_k",
+        "timeouts.lease_seconds",
+    ]
+
+
+def test_remedy_names_numbers_that_would_do() -> None:
+    """A remedy is something to type, not a repetition of the rule."""
+    spec = replace(SOUND, cluster=ClusterSpec(nodes=2, replicas=3))
+    (problem,) = problems(spec)
+    assert "set cluster.replicas to 2 or less" in problem.remedy
+    assert str(problem).startswith("cluster.replicas: 3: ")
+
+
+def test_number_that_is_wrong_by_itself_is_not_blamed_for_its_relations() -> None:
+    """With zero nodes the replicas are not the mistake."""
+    assert fields_of(replace(SOUND, cluster=ClusterSpec(nodes=0))) == ["cluster.nodes"]
+
+
+@pytest.mark.parametrize(
+    "fault, field",
+    [
+        (FaultSpec(kind="sigterm", node="node-1", step=1), "faults.0.kind"),
+        (FaultSpec(kind="sigkill", node="node-9", step=1), "faults.0.node"),
+        (FaultSpec(kind="sigkill", node="node-1", step=1, phase="lunch"), "faults.0.phase"),
+        (FaultSpec(kind="sigkill", node="node-1", step=1, target="rack"), "faults.0.target"),
+        (FaultSpec(kind="sigkill", node="node-1", step=201), "faults.0.step"),
+        (FaultSpec(kind="sigkill", node="node-1", step=0), "faults.0.step"),
+        (FaultSpec(kind="sigkill", node="node-1", step=1, device=1), "faults.0.device"),
+    ],
+)
+def test_fault_that_would_never_strike_is_refused(fault: FaultSpec, field: str) -> None:
+    """A misspelt failure would make a chaos test pass for the wrong reason."""
+    assert fields_of(replace(SOUND, faults=(fault,))) == [field]
+
+
+def test_fault_on_a_spare_is_sound() -> None:
+    """Spares are nodes too; by the time the fault strikes they may have a seat."""
+    fault = FaultSpec(kind="sigstop", node="node-5", step=200, phase="acquire")
+    assert problems(replace(SOUND, faults=(fault,))) == ()
+
+
+def test_nodes_are_numbered_from_one_with_spares_last() -> None:
+    """The names are a contract: faults, commands and docs use them."""
+    assert node_ids(ClusterSpec(nodes=2, spares=1)) == ("node-1", "node-2", "node-3")
