@@ -49,6 +49,7 @@ class PlayedService(worker_pb2_grpc.WorkerServicer):
         self.metadata: list[dict[str, Any]] = []
         self._changed = asyncio.Condition()
         self._contexts: list[Any] = []
+        self._writing = asyncio.Lock()  # gRPC takes one message at a time
 
     async def Session(  # noqa: N802 (named by the proto)
         self,
@@ -62,14 +63,14 @@ class PlayedService(worker_pb2_grpc.WorkerServicer):
                 self._contexts.append(context)
                 if self.welcomes:
                     welcome = pb.Welcome(config=self.config, reported_through=self.reported_through)
-                    await context.write(pb.ControllerMessage(welcome=welcome))
+                    await self.say(welcome=welcome)
             self.heard.append(message)
             async with self._changed:
                 self._changed.notify_all()
 
     async def say(self, **kind: Any) -> None:
         """Send one message on the newest stream: `say(fence=pb.Fence(...))`."""
-        async with asyncio.timeout(WAIT_SECONDS):
+        async with asyncio.timeout(WAIT_SECONDS), self._writing:
             await self._contexts[-1].write(pb.ControllerMessage(**kind))
 
     def of(self, kind: str) -> list[Any]:

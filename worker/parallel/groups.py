@@ -10,6 +10,7 @@ What must not live here: what is communicated (see `dispatch.py`, `reduce.py`, `
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -180,7 +181,9 @@ class Group:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]
+    """What the backend says, without where in its sources it says so and its general advice."""
+    text = str(error).strip().split("\n", 1)[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", text).split(" This is typically", 1)[0][:300]
 
 
 class _Abandoned:

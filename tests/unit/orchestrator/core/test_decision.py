@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.core.decision import Decision, in_order, natural
-from orchestrator.core.ids import NodeId, TrainerId
+from orchestrator.core.ids import JobId, NodeId, TrainerId
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import DataSpec, JobSpec
 from orchestrator.core.state import ClusterState, Job, JobState, NodeState
@@ -71,6 +71,4 @@ def test_every_node_state_is_written_through_the_table(make_training: MakeWorld)
 
 
 def _job(spec: JobSpec) -> Job:
-    from orchestrator.core.ids import JobId
-
     return Job(id=JobId("a"), spec=spec, state=JobState.PENDING, reason="", submitted_at=0.0)

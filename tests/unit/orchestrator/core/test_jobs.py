@@ -53,7 +53,7 @@ def test_too_few_nodes_end_the_job_with_their_names(make_world: MakeWorld) -> No
     world.run(21.0)
     assert world.ended is not None and not world.ended.succeeded
     assert "1 of 2 nodes" in world.ended.reason and "node-2" in world.ended.reason
-    assert world.state.job is not None and world.state.job.ended_at == world.at
+    assert world.state.job is not None and world.state.job.ended_at == 20.0
 
 
 def test_node_that_dies_before_the_start_is_started_again(make_world: MakeWorld) -> None:

@@ -24,10 +24,9 @@ def test_another_job_changes_times_and_no_limit() -> None:
     policy = replace(Policy.of(JOB), idle_generations=2).for_job(SLOW)
     assert policy.idle_generations == 2
     assert policy.lease_seconds == 30.0
+    slow, usual = Policy.of(SLOW), Policy.of(JOB)
     differing = {
-        each.name
-        for each in fields(Policy)
-        if getattr(Policy.of(SLOW), each.name) != getattr(Policy.of(JOB), each.name)
+        each.name for each in fields(Policy) if getattr(slow, each.name) != getattr(usual, each.name)
     }
     assert differing == {"lease_seconds", "suspect_seconds", "hang_seconds"}
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from orchestrator.core import events, stragglers
 from orchestrator.core.events import TrainerPhase
-from orchestrator.core.ids import TrainerId
+from orchestrator.core.ids import NodeId, Step, TrainerId
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import DataSpec, JobSpec
-from tests.unit.orchestrator.core.told import NODE_1, NODE_2, NODE_3, NODE_4, TRAINER_2, MakeWorld
+from tests.unit.orchestrator.core.told import NODE_1, NODE_2, NODE_3, NODE_4, TRAINER_2, MakeWorld, Told
 
 POLICY = Policy.of(JobSpec(name="a", data=DataSpec(path="stdlib")))
 
@@ -57,7 +57,8 @@ def test_straggler_is_said_once_and_once_more_when_it_recovers(make_training: Ma
     assert world.heard("node-2/0 does not make the others wait any more")
 
 
-def _beat(world, busy) -> None:  # type: ignore[no-untyped-def]
+def _beat(world: Told, busy: NodeId | None) -> None:
+    """A hundred heartbeats of all members, one of which never waits."""
     for _ in range(100):
         for node in (NODE_1, NODE_2, NODE_3, NODE_4):
             agent = world.agents.alive[node]
@@ -71,7 +72,7 @@ def _beat(world, busy) -> None:  # type: ignore[no-untyped-def]
                     peer_address="",
                     device_name="",
                     generation=world.generation.number,
-                    step=trainer.step,
+                    step=Step(trainer.step),
                     phase=TrainerPhase.FORWARD,
                     operation=1,
                     waiting=node != busy,

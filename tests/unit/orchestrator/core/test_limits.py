@@ -1,0 +1,165 @@
+"""Waits that run out: each has a limit, a culprit where there is one, and an answer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.core import actions, events
+from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId
+from orchestrator.core.state import IncidentKind
+from tests.unit.orchestrator.core.told import (
+    NODE_1,
+    NODE_2,
+    NODE_3,
+    TRAINER_1,
+    TRAINER_2,
+    TRAINER_3,
+    MakeWorld,
+    Told,
+)
+
+
+def hasten(world: Told, **limits: float) -> None:
+    assert world.machine is not None
+    world.machine.policy = replace(world.machine.policy, **limits)  # type: ignore[arg-type]
+
+
+def test_sweep_over_a_healthy_cluster_is_empty(make_training: MakeWorld) -> None:
+    """Four times a second, for weeks."""
+    world = make_training()
+    world.say(events.LeasesDue)
+    assert world.last.empty
+
+
+def test_cause_that_does_not_show_leads_to_the_same_members(make_training: MakeWorld) -> None:
+    """After `blame_seconds` groups are rebuilt; nobody is given up on a suspicion."""
+    world = make_training()
+    world.break_communication(TRAINER_2)
+    world.run(0.25)
+    assert not world.incidents
+    world.run(0.5)
+    (incident,) = world.incidents
+    assert incident.kind is IncidentKind.COMMUNICATION
+    assert len(world.members) == 4
+    assert incident.first_sign_at == 4.0
+
+
+def test_blame_waits_for_a_node_that_is_late(make_training: MakeWorld) -> None:
+    """Its lease decides: rebuilding with a node that is silent would only hang."""
+    world = make_training()
+    world.stop_node(NODE_2)
+    world.run(0.75)
+    world.break_communication(TRAINER_1)
+    world.run(1.5)
+    assert not world.incidents
+    world.run(1.0)
+    assert [incident.kind for incident in world.incidents] == [IncidentKind.NODE_LOST]
+
+
+def test_exit_that_shows_in_time_is_the_cause(make_training: MakeWorld) -> None:
+    """The report of the peers came first, the agent's a moment later."""
+    world = make_training()
+    world.break_communication(TRAINER_1)
+    world.run(0.25)
+    world.kill_trainer(TRAINER_2)
+    assert [incident.kind for incident in world.incidents] == [IncidentKind.TRAINER_LOST]
+    assert world.state.memory.blame is None
+
+
+def test_member_that_does_not_join_is_left_behind(make_training: MakeWorld) -> None:
+    """Those that joined wait for it, so it is the one."""
+    world = make_training()
+    hasten(world, regroup_seconds=5.0)
+    world.kill_trainer(TRAINER_2)
+    world.training.paused = True
+    generation = world.generation
+    for member in generation.members[:2]:
+        world.agents.report(
+            world.agents.alive[NodeId(member.trainer.partition("/")[0])],
+            world.agents.alive[NodeId(member.trainer.partition("/")[0])].trainers[member.trainer],
+            events.GenerationJoined,
+            generation=generation.number,
+            committed=Step(4),
+            completed_held=False,
+            redoes=False,
+            copied_parts=0,
+        )
+    world.agents.alive[NodeId("node-4")].trainers[TrainerId("node-4/0")].generation = GenerationNumber(0)
+    for _ in range(21):
+        world.at += 0.25
+        for node in (NODE_1, NODE_2, NODE_3, NodeId("node-4"), NodeId("node-5")):
+            world.agents.tick(world.agents.alive[node])
+        world.say(events.LeasesDue)
+    assert world.heard("node-4/0 did not join generation 2 within 5 s")
+    assert "node-4/0" not in world.members
+
+
+def test_members_that_have_not_joined_are_told_again(make_training: MakeWorld) -> None:
+    """An order that was lost on the way would otherwise cost the whole limit."""
+    world = make_training()
+    agent = world.agents.alive[NODE_3]
+    world.kill_trainer(TRAINER_2)
+    agent.trainers[TRAINER_3].generation = GenerationNumber(1)
+    agent.generation = GenerationNumber(1)
+    world.run(7.0)
+    assert len(world.state.joined) == len(world.members)
+
+
+def test_stalled_member_stands_out_by_not_waiting(make_training: MakeWorld) -> None:
+    """Its beat goes on, its work does not: the others wait for it, it waits for nobody."""
+    world = make_training()
+    hasten(world, stall_seconds=5.0)
+    world.training.paused = True
+    for _ in range(24):
+        world.at += 0.25
+        _beat(world, busy=NODE_3)
+        world.say(events.LeasesDue)
+    (incident,) = world.incidents
+    assert incident.kind is IncidentKind.TRAINER_HUNG and incident.node == NODE_3
+    assert [action.trainer for action in world.performed(actions.RestartTrainer)] == [TRAINER_3]
+
+
+def test_slow_step_is_no_stall(make_training: MakeWorld) -> None:
+    """The limit grows with the usual step."""
+    world = make_training()
+    hasten(world, stall_seconds=1.0)
+    world.state.memory.step_seconds = (2.0,)
+    world.training.paused = True
+    world.run(15.0)
+    assert not world.incidents
+    world.run(10.0)
+    assert world.incidents
+
+
+def test_node_that_only_the_controller_cannot_reach_is_not_given_up(make_training: MakeWorld) -> None:
+    """Each committed step is a sign of life of all members."""
+    world = make_training()
+    world.cut(NODE_3)
+    world.run(20.0)
+    assert not world.incidents
+    world.training.paused = True
+    world.run(4.0)
+    assert [incident.node for incident in world.incidents] == [NODE_3]
+
+
+def test_member_that_is_cut_off_while_others_regroup_is_not_waited_for(make_training: MakeWorld) -> None:
+    """They stand still already, and nobody in a half-built group can lose touch with it."""
+    world = make_training(nodes=5, experts=5)
+    world.kill_trainer(TRAINER_1)
+    agent = world.agents.alive.pop(NODE_3)
+    world.agents.disconnect(agent, "connection reset")
+    world.run(1.0)
+    assert [incident.node for incident in world.incidents] == [NODE_1, NODE_3]
+    assert world.heard("its stream broke while generation 2 waits for it") or world.heard(
+        "lost touch with a peer"
+    )
+
+
+def _beat(world: Told, busy: NodeId) -> None:
+    """A heartbeat of every node; all members wait for one."""
+    for node, agent in world.agents.alive.items():
+        statuses = tuple(
+            replace(trainer.status(world.at), waiting=node != busy, silent_seconds=0.0)
+            for trainer in agent.trainers.values()
+        )
+        world.say(events.HeartbeatReceived, node=node, incarnation=agent.incarnation, trainers=statuses)
