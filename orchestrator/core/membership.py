@@ -28,10 +28,10 @@ from orchestrator.core.events import (
     TrainerRefused,
     TrainerStatus,
 )
-from orchestrator.core.ids import NodeId, TrainerId, node_of
+from orchestrator.core.ids import NodeId, TrainerId, node_of, trainer_id
 from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.recovery import Loss
-from orchestrator.core.state import Blame, IncidentKind, JobState, Node, NodeState, NodeView
+from orchestrator.core.state import Blame, IncidentKind, JobState, Member, Node, NodeState, NodeView
 
 HEARD_OF = (NodeState.SPARE, NodeState.ACTIVE, NodeState.DRAINING, NodeState.SUSPECT)
 
@@ -87,7 +87,7 @@ def heartbeat(decision: Decision, event: HeartbeatReceived) -> None:
         come_back(decision, event.node, "its heartbeat is back")
         decision.stirred = True
     heartbeats.infer(decision, event.trainers, before)
-    replaced = _replaced(decision, event.trainers)
+    replaced = _vanished(decision, event.node, event.trainers, before)
     if replaced:
         settle(decision, replaced, {trainer for loss in replaced for trainer in loss.trainers})
         decision.stirred = True
@@ -160,10 +160,13 @@ def trainer_became_ready(decision: Decision, event: TrainerBecameReady) -> None:
     """A trainer waits for a seat."""
     if not _speaks_for_its_node(decision, event.trainer, event.incarnation):
         return
-    decision.state.views[node_of(event.trainer)].trainers[event.trainer] = event.status
+    node = node_of(event.trainer)
+    trainers = decision.state.views[node].trainers
+    trainers[event.trainer] = event.status
     # An agent ends fenced processes before it says this, and keeps those that never had a seat.
     decision.state.memory.fenced_starts.pop(event.trainer, None)
-    losses = _replaced(decision, (event.status,))
+    statuses = tuple(trainers.values())
+    losses = _vanished(decision, node, statuses, statuses)
     settle(decision, losses, {trainer for loss in losses for trainer in loss.trainers})
 
 
@@ -322,23 +325,40 @@ def _lose_trainer(
     settle(decision, (), {trainer} if seated or copying else set())
 
 
-def _replaced(decision: Decision, statuses: Sequence[TrainerStatus]) -> list[Loss]:
-    """Members whose process is not the one that was seated: its end was not reported, or the report was lost."""
+def _vanished(
+    decision: Decision, node: NodeId, statuses: Sequence[TrainerStatus], before: Sequence[TrainerStatus]
+) -> list[Loss]:
+    """Members whose process is not there any more, though its end was not reported, or the report was lost."""
+    now = {status.trainer: status for status in statuses}
+    last = {status.trainer: status for status in before}
     losses = []
-    for status in statuses:
-        seat = roster.seat(decision.state, status.trainer)
-        if seat is not None and status.start > seat.start:
-            cause = f"{status.trainer} was replaced by a new process (start {status.start})"
-            losses.append(
-                Loss(
-                    kind=IncidentKind.TRAINER_LOST,
-                    node=node_of(status.trainer),
-                    trainers=(status.trainer,),
-                    cause=cause,
-                    first_sign_at=decision.at,
-                )
+    for device in range(decision.job.spec.cluster.devices_per_node):
+        trainer = trainer_id(node, device)
+        seat = roster.seat(decision.state, trainer)
+        if seat is None:
+            continue
+        status, previous = now.get(trainer), last.get(trainer)
+        if status is not None and status.start > seat.start:
+            how = f"was replaced by a new process (start {status.start})"
+        elif not _stands(seat, status) and not _stands(seat, previous):
+            how = "has no process any more, as its agent shows"
+        else:
+            continue
+        losses.append(
+            Loss(
+                kind=IncidentKind.TRAINER_LOST,
+                node=node,
+                trainers=(trainer,),
+                cause=f"{trainer} {how}",
+                first_sign_at=decision.at,
             )
+        )
     return losses
+
+
+def _stands(seat: Member, status: TrainerStatus | None) -> bool:
+    """The process that has the seat is there and can work."""
+    return status is not None and status.ready and status.start == seat.start
 
 
 def _speaks_for_its_node(decision: Decision, trainer: TrainerId, incarnation: str) -> bool:

@@ -321,14 +321,24 @@ def _given_up(state: ClusterState, policy: Policy, at: float, trainer: TrainerId
     return len(recent) >= policy.acquire_attempts
 
 
-def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Sequence[TrainerId]:
+def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Sequence[TrainerId | NodeId]:
     """Trainers that are starting and would take an empty seat, while there is still time to wait for them."""
     last = max((each.detected_at for each in incidents.open_incidents(state)), default=0.0)
     since = max(last, state.memory.started_at)
     if vacant <= 0 or at - since >= policy.newcomer_seconds:
         return ()
-    coming = [trainer for trainer in roster.starting(state) if not _given_up(state, policy, at, trainer)]
-    return coming[:vacant]
+    coming: list[TrainerId | NodeId] = [
+        trainer for trainer in roster.starting(state) if not _given_up(state, policy, at, trainer)
+    ]
+    return [*coming, *_unheard(state, policy, at)][:vacant]
+
+
+def _unheard(state: ClusterState, policy: Policy, at: float) -> list[NodeId]:
+    """Spares that have not registered with this controller yet, while their fresh lease lasts."""
+    if at - state.memory.started_at >= policy.lease_seconds:
+        return []
+    spares = (node for node in roster.nodes_in_order(state) if state.nodes[node].state is NodeState.SPARE)
+    return [node for node in spares if not state.views[node].connected and not state.nodes[node].cordoned]
 
 
 def _why(

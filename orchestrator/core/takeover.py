@@ -32,11 +32,11 @@ def controller_started(decision: Decision, event: ControllerStarted) -> None:
     decision.put(replace(state.job, starts=state.job.starts + 1))
     state.memory = Memory(started_at=event.at, progress_at=event.at, newest_seen=decision.number)
     state.action_sequence = 0
+    state.committed = max(state.committed, state.reported_through)
     if not decision.works():
         return
     state.joined.clear()
     state.acquisitions.clear()
-    state.committed = max(state.committed, state.reported_through)
     if decision.job.state is JobState.PENDING:
         state.generation = state.planned = None
     elif state.generation is not None:

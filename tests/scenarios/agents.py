@@ -7,6 +7,7 @@ are forgetful: the core must do without them). Next: `training.py`, `world.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from orchestrator.core import actions, events
@@ -204,8 +205,11 @@ class Agents:
         self.report(agent, trainer, events.TrainerBecameReady, status=status)
 
     def _acquired(self, agent: Agent, trainer: Trainer) -> None:
+        donors = [self._living(donor) for donor in trainer.donors]
+        if any(donor is not None and donor.stopped for donor in donors):
+            return
         acquisition, trainer.acquisition = trainer.acquisition, ""
-        if trainer.id in self.fail_acquisitions:
+        if trainer.id in self.fail_acquisitions or None in donors:
             reason = "the donor hung up"
             self.report(agent, trainer, events.AcquisitionFailed, acquisition=acquisition, reason=reason)
             return
@@ -282,9 +286,18 @@ class Agents:
     def _acquire(self, trainer: Trainer, action: actions.Acquire) -> None:
         trainer.acquisition = action.acquisition
         trainer.acquiring = {part for donor in action.donors for part in donor.parts}
+        trainer.donors = tuple(donor.trainer for donor in action.donors)
         if not trainer.joined:
             trainer.holds.clear()
         trainer.acquired_at = self._controller.at + ACQUIRE_SECONDS
+
+    def _living(self, trainer: TrainerId) -> Trainer | None:
+        """A trainer as it is; one on a stopped node is stopped too."""
+        agent = self.alive.get(node_of(trainer))
+        found = agent.trainers.get(trainer) if agent else None
+        if agent is not None and agent.stopped and found is not None:
+            return replace(found, stopped=True)
+        return found
 
     def _newest_step(self) -> Step:
         return Step(max(trainer.step for agent in self.alive.values() for trainer in agent.trainers.values()))

@@ -62,6 +62,7 @@ class Trainer:
     told_end: bool = False
     acquisition: str = ""
     acquiring: set[str] = field(default_factory=set)
+    donors: tuple[TrainerId, ...] = ()
     acquired_at: float = 0.0
     shards: list[tuple[float, dict[str, object]]] = field(default_factory=list)
     """Being written: when they are done, and the report of it."""

@@ -134,6 +134,8 @@ class Training:
             for seat in seats
         ):
             return
+        if generation.kind is GenerationKind.PLANNED and not self._all_agree(generation, seats):
+            return
         if generation.kind in FROM_STORAGE:
             if not all(seat.trainer.restored == generation.number and seat.trainer.holds for seat in seats):
                 return
@@ -157,6 +159,15 @@ class Training:
                 redoes=generation.kind is GenerationKind.IMMEDIATE,
                 copied_parts=0,
             )
+
+    def _all_agree(self, planned: Generation, seats: list[Seat]) -> bool:
+        """A boundary needs everybody that works now, also those that leave."""
+        working = {seat.trainer.joined for seat in seats if seat.trainer.joined and not seat.trainer.finished}
+        return all(
+            seat.awake and planned.number in (seat.trainer.generation, seat.trainer.leaves)
+            for number in working
+            for seat in self._workers(self._controller.disk.generations[number])
+        )
 
     def _wait_in_vain(self, generation: Generation) -> None:
         """A member is gone before all have joined: those that try to reach it notice."""

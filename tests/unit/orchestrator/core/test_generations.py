@@ -25,7 +25,7 @@ def pending(make_training: MakeWorld) -> Told:
     world.run(1.5)
     world.training.paused = True
     world.run(0.25)
-    assert world.state.planned is not None
+    assert world.planned()
     return world
 
 
@@ -65,7 +65,7 @@ def test_planned_generation_is_in_force_when_a_member_joins_it(make_training: Ma
     assert world.disk.generations[GenerationNumber(3)].began_at is None
     world.training.paused = False
     world.run(0.5)
-    assert world.generation.number == 3 and world.state.planned is None
+    assert world.generation.number == 3 and not world.planned()
     assert world.disk.generations[GenerationNumber(3)].began_at == world.generation.began_at is not None
 
 

@@ -201,6 +201,17 @@ def test_process_of_a_member_that_was_replaced_unseen_is_a_loss(make_training: M
     assert TRAINER_2 not in world.members
 
 
+def test_member_that_its_agent_does_not_list_any_more_is_a_loss(make_training: MakeWorld) -> None:
+    """Given up while no controller listened, and the report of it was lost. One odd heartbeat is not enough."""
+    world = make_training(spares=0)
+    incarnation = world.agents.alive[NODE_2].incarnation
+    world.say(events.HeartbeatReceived, node=NODE_2, incarnation=incarnation, trainers=())
+    assert world.generation.number == 1
+    world.say(events.HeartbeatReceived, node=NODE_2, incarnation=incarnation, trainers=())
+    assert world.incidents[0].cause == "node-2/0 has no process any more, as its agent shows"
+    assert TRAINER_2 not in world.members
+
+
 def test_exit_of_a_member_is_answered_at_once(make_training: MakeWorld) -> None:
     """Its agent knows in milliseconds."""
     world = make_training()

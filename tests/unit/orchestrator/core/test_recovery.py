@@ -201,9 +201,9 @@ def test_loss_while_a_planned_generation_is_pending_drops_it(make_training: Make
     world.run(1.5)
     world.training.paused = True
     world.run(0.25)
-    assert world.state.planned is not None and world.state.planned.number == 3
+    assert world.planned() == 3
     world.kill_trainer(TRAINER_3)
-    assert world.state.planned is None
+    assert not world.planned()
     assert world.generation.number == 4
 
 

@@ -197,7 +197,7 @@ def test_planned_generation_waits_for_a_checkpoint_to_find_its_boundary(make_tra
     world.run(1.5)
     world.say(events.CheckpointRequested, by="ada")
     world.run(0.25)
-    assert world.state.planned is None
+    assert not world.planned()
     world.run(4.0)
     assert {each.state for each in world.state.checkpoints.values()} == {CheckpointState.SEALED}
     assert TRAINER_5 in world.members

@@ -60,15 +60,15 @@ def test_planned_generation_entered_meanwhile_is_found_in_force(make_training: M
     world.run(1.5)
     world.training.paused = True
     world.run(0.25)
-    assert world.state.planned is not None
+    assert world.planned()
     world.stop_controller()
     world.training.paused = False
     world.agents.forgetful = True
     world.run(3.0)
     world.start_controller()
-    assert world.generation.number == 2 and world.state.planned is not None
+    assert world.generation.number == 2 and world.planned()
     world.run(1.0)
-    assert world.generation.number == 3 and world.state.planned is None
+    assert world.generation.number == 3 and not world.planned()
     assert world.incidents[0].closed
 
 
@@ -82,7 +82,7 @@ def test_planned_generation_not_entered_yet_is_still_planned(make_training: Make
     world.stop_controller()
     world.start_controller()
     world.run(0.5)
-    assert world.state.planned is not None
+    assert world.planned()
     world.training.paused = False
     world.run(1.0)
     assert world.generation.number == 3

@@ -49,6 +49,10 @@ class Told(World):
     def members(self) -> list[str]:
         return [member.trainer for member in self.generation.members]
 
+    def planned(self) -> int:
+        """The number of the generation that waits for its boundary; 0 if there is none."""
+        return self.state.planned.number if self.state.planned else 0
+
     @property
     def incidents(self) -> list[Incident]:
         return list(self.state.incidents.values())
