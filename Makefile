@@ -71,8 +71,8 @@ protos: ## generate the protobuf and gRPC code again
 	$(MAKE) --no-print-directory $(GENERATED)
 
 bench: $(GENERATED) ## measure recovery times and the cost of fault tolerance
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/recovery.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.recovery
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 
 # Run it with the oldest Python that pyproject.toml admits, so that every pin exists for all newer ones too.
 # What torch brings along for a GPU depends on the machine and stays out of the lock; so do local version labels.

@@ -27,14 +27,8 @@ NODES = 4
 STOP_SECONDS = 60.0
 SEAT_SECONDS = 60.0
 """For a spare to take the empty seat."""
-PHASES = (
-    "first_sign_seconds",
-    "detect_seconds",
-    "decide_seconds",
-    "regroup_seconds",
-    "first_commit_seconds",
-    "redundancy_restored_seconds",
-)
+PHASES = ("until_decided_seconds", "regroup_seconds", "first_commit_seconds", "redundancy_restored_seconds")
+"""From the signal to the decision, then as the controller times them; the last one begins with the first sign."""
 
 
 class Understudy:
@@ -143,15 +137,15 @@ def _leaders(workdir: Path) -> dict[str, int]:
 def _read_summary(summary: dict[str, Any], result: Result) -> None:
     """Where the time went, as the controller saw it; and the proof that nothing was lost.
 
-    The controller cannot know when the signal was sent: what its phases leave of the whole is the first sign.
+    The controller cannot know when the signal was sent: what its phases leave of the whole went by until it decided.
     """
     incidents = summary["incidents"]
     for index, incident in enumerate(incidents):
         phases = incident["phases"]
         for phase in PHASES[1:]:
             result.note(phase, phases[phase])
-        known = [phases[phase] for phase in PHASES[1:-1] if phases[phase] is not None]
-        if len(incidents) == len(result.recoveries):
-            result.note(PHASES[0], result.recoveries[index].commit_seconds - sum(known))
+        after = (phases["regroup_seconds"], phases["first_commit_seconds"])
+        if len(incidents) == len(result.recoveries) and None not in after:
+            result.note(PHASES[0], result.recoveries[index].seen_seconds - sum(after))
         result.note("steps_lost", float(incident["steps_lost"]))
     result.note("samples_wrong", float(summary["samples_missing"] + summary["samples_duplicated"]))

@@ -1,7 +1,8 @@
 """What is true of the state between any two events, whatever happens: the laws that the other modules keep.
 
-`check` is run after every event in tests and simulations; it finds the first law that is broken and says so in words.
-It only reads. Next: `machine.py`.
+`check` is run after every event in tests and simulations, `check_generations` also in production, on every outcome that
+holds a generation: a wrong one must not be stored, let alone sent. Both say in words what is broken, and only read.
+Next: `machine.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ class InvariantViolation(AssertionError):
 def check(state: ClusterState) -> None:
     """Raises InvariantViolation with the laws that do not hold."""
     broken = [text for law in LAWS for text in law(state)]
+    if broken:
+        raise InvariantViolation("; ".join(broken))
+
+
+def check_generations(state: ClusterState) -> None:
+    """The laws whose breach would be sent to trainers. Raises InvariantViolation before anything is stored."""
+    broken = [text for law in (_generations_are_whole, _one_is_in_force) for text in law(state)]
     if broken:
         raise InvariantViolation("; ".join(broken))
 

@@ -28,10 +28,11 @@ from orchestrator.core import (
 )
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import Event
+from orchestrator.core.invariants import check_generations
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import TimeoutSpec
-from orchestrator.core.state import ClusterState
+from orchestrator.core.state import ClusterState, Generation
 
 _ANYTIME = (
     events.JobSubmitted
@@ -64,7 +65,10 @@ class Machine:
                 upkeep.advance(decision)
         elif self.state.job is not None and isinstance(event, events.NodeRegistered):
             greeting.turn_away(decision, event)
-        return decision.outcome()
+        outcome = decision.outcome()
+        if any(isinstance(change, Generation) for change in outcome.changes):
+            check_generations(self.state)
+        return outcome
 
 
 def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - a table, one row per event

@@ -123,17 +123,15 @@ def copies(before: Placement, after: Placement) -> int:
 
 
 def _ring(nodes: Sequence[NodeId], wanted: Sequence[int]) -> Placement:
-    """Primaries in turn; the next replica on the next node of the ring, on its rank with the fewest replicas."""
+    """Primaries in turn, node by node; the next replica on the next node of the ring, on its emptiest rank."""
     by_node = _ranks_by_node(nodes)
     ring = list(by_node)
     held = [0] * len(nodes)
     placement: list[tuple[Rank, ...]] = []
     for expert, count in enumerate(wanted):
-        primary = Rank(expert % len(nodes))
-        start = ring.index(nodes[primary])
-        chosen = [primary]
-        held[primary] += 1
-        for offset in range(1, count):
+        start = expert % len(ring)
+        chosen: list[Rank] = []
+        for offset in range(count):
             node = ring[(start + offset) % len(ring)]
             rank = min(by_node[node], key=lambda rank: (held[rank], rank))
             chosen.append(rank)

@@ -9,15 +9,16 @@ check. Memory is bounded by `DonationLimits`, and each bound that is hit is name
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
+from worker.checkpointing.buffers import BufferPool
 from worker.checkpointing.errors import RefusalCode
+from worker.checkpointing.names import KINDS
 from worker.checkpointing.parts import PartTensors
 
 LOG_FULL = "log full"
@@ -42,7 +43,8 @@ class DonationLimits:
 
     `donations_max` newcomers at once; `snapshot_bytes_max` of snapshots not yet sent, over all newcomers;
     `boundary_bytes_max` copied at one boundary (at least one part is, so that it goes on); `log_entries_max` and
-    `log_bytes_max` of gradients not yet sent, for each newcomer; `pool_bytes_max` of buffers kept for reuse.
+    `log_bytes_max` of gradients not yet sent, for each newcomer; `pool_bytes_max` of buffers kept ready or for reuse;
+    parts of up to `unprepared_bytes_max` are copied without waiting for such buffers.
     """
 
     donations_max: int = 8
@@ -51,6 +53,7 @@ class DonationLimits:
     log_entries_max: int = 4096
     log_bytes_max: int = 2 << 30
     pool_bytes_max: int = 2 << 30
+    unprepared_bytes_max: int = 16 << 20
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -110,7 +113,7 @@ class Donations:
 
     def __init__(self, *, limits: DonationLimits, pinned: bool) -> None:
         self._limits = limits
-        self._pool = _BufferPool(bytes_max=limits.pool_bytes_max, pinned=pinned)
+        self._pool = BufferPool(bytes_max=limits.pool_bytes_max, pinned=pinned)
         self._condition = threading.Condition()
         self._donations: list[Donation] = []
         self._active = False
@@ -134,7 +137,11 @@ class Donations:
             if gradient is None:
                 self._end_followers(part, f"{part} is not held by this donor any more")
                 continue
-            copy = self._pool.take(gradient.numel(), gradient.dtype)
+            try:
+                copy = self._pool.take(gradient.numel(), gradient.dtype)
+            except MemoryError as error:
+                self._end_followers(part, str(error))
+                continue
             copy.copy_(gradient.detach())
             entry = GradientCopy(
                 part=part, version=version, gradient=copy, clip=clip, learning_rate=learning_rate
@@ -145,27 +152,28 @@ class Donations:
         """Copies parts that newcomers wait for, as many as the limits allow now; the rest at the next boundaries.
 
         Call it when the state is at `version` and nothing writes to it. Each part carries its own version from here
-        on, so parts of one newcomer may be copied at different boundaries.
+        on, so parts of one newcomer may be copied at different boundaries. A large part is copied into memory that
+        another thread has made ready, so the first boundary only orders it.
         """
         if not self._active:
             return
         copied = 0
         limits = self._limits
-        for part in self._awaited():
-            state = read_part(part)
-            if state is None:
-                self._end_followers(part, f"{part} is not held by this donor any more")
-                continue
-            if state.bytes > limits.snapshot_bytes_max:
-                self._end_followers(
-                    part, f"{part} has {state.bytes} bytes, snapshot_bytes_max is {limits.snapshot_bytes_max}"
-                )
-                continue
+        states = self._read_awaited(read_part)
+        alike = Counter((state.length, state.weights.dtype) for state in states.values())
+        for part, state in states.items():
             over_boundary = copied > 0 and copied + state.bytes > limits.boundary_bytes_max
             if over_boundary or self._snapshot_bytes + state.bytes > limits.snapshot_bytes_max:
                 break
+            if not self._has_buffers(state, alike[(state.length, state.weights.dtype)]):
+                continue
+            try:
+                copy = self._copy_part(part, version, state)
+            except MemoryError as error:
+                self._end_followers(part, str(error))
+                continue
             copied += state.bytes
-            self._deliver(self._copy_part(part, version, state))
+            self._deliver(copy)
 
     def end_all(self, reason: str) -> None:
         """Ends every donation, for example because the state was rolled back."""
@@ -265,10 +273,38 @@ class Donations:
                     parts.update(dict.fromkeys(donation.versions))
             return list(parts)
 
-    def _awaited(self) -> list[str]:
-        """The parts that need a snapshot, oldest claim first; takes the lock."""
+    def _read_awaited(self, read_part: ReadPart) -> dict[str, PartTensors]:
+        """The parts that need a snapshot, oldest claim first; takes the lock. What cannot be given ends its claims."""
         with self._condition:
-            return list(dict.fromkeys(part for donation in self._donations for part in donation.waiting))
+            awaited = dict.fromkeys(part for donation in self._donations for part in donation.waiting)
+        states: dict[str, PartTensors] = {}
+        bytes_max = self._limits.snapshot_bytes_max
+        for part in awaited:
+            state = read_part(part)
+            if state is None:
+                self._end_followers(part, f"{part} is not held by this donor any more")
+            elif state.bytes > bytes_max:
+                self._end_followers(
+                    part, f"{part} has {state.bytes} bytes, snapshot_bytes_max is {bytes_max}"
+                )
+            else:
+                states[part] = state
+        return states
+
+    def _has_buffers(self, state: PartTensors, alike: int) -> bool:
+        """Whether the copy can be made without waiting for fresh memory; if not, the memory is ordered.
+
+        `alike` parts of this size are awaited: as many as one boundary takes are ordered, and a gradient for each.
+        """
+        if state.bytes <= self._limits.unprepared_bytes_max:
+            return True
+        length, dtype = state.length, state.weights.dtype
+        at_once = max(1, self._limits.boundary_bytes_max // state.bytes)
+        self._pool.want(length, dtype, len(KINDS) * min(alike, at_once) + alike)
+        if not self._pool.ready(length, dtype, len(KINDS)):
+            return False
+        self._pool.want(length, dtype, alike)
+        return True
 
     def _copy_part(self, part: str, version: int, state: PartTensors) -> PartCopy:
         copies = [self._pool.take(state.length, tensor.dtype) for tensor in state.in_order()]
@@ -341,34 +377,3 @@ class Donations:
         if self._donations:  # without newcomers there is nothing to keep buffers for
             for tensor in item.state.in_order() if isinstance(item, PartCopy) else (item.gradient,):
                 self._pool.give(tensor)
-
-
-class _BufferPool:
-    """Host buffers that are used again: fresh ones cost a page fault per 4 KiB, in the training thread."""
-
-    def __init__(self, *, bytes_max: int, pinned: bool) -> None:
-        self._bytes_max = bytes_max
-        self._pinned = pinned
-        self._lock = threading.Lock()
-        self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}
-        self._bytes = 0
-
-    def take(self, length: int, dtype: torch.dtype) -> Tensor:
-        with self._lock:
-            free = self._free.get((length, dtype))
-            if free:
-                self._bytes -= length * dtype.itemsize
-                return free.pop()
-        return torch.empty(length, dtype=dtype, pin_memory=self._pinned)
-
-    def give(self, tensor: Tensor) -> None:
-        size = tensor.numel() * tensor.element_size()
-        with self._lock:
-            if self._bytes + size <= self._bytes_max:
-                self._free.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
-                self._bytes += size
-
-    def clear(self) -> None:
-        with self._lock:
-            self._free.clear()
-            self._bytes = 0

@@ -75,13 +75,17 @@ def reduce_experts(group: Group, plan: ReplicaPlan, gradient_EN: Tensor) -> None
     if group.world == 1:
         return
     width = gradient_EN.shape[1]
-    order = torch.tensor(plan.send_slots, dtype=torch.int64, device=gradient_EN.device)
-    sent_RN = gradient_EN.index_select(0, order)
+    sent_RN = gradient_EN.new_empty(len(plan.send_slots), width)
+    for place, slot in enumerate(plan.send_slots):
+        sent_RN[place].copy_(gradient_EN[slot])
     received_RN = torch.empty_like(sent_RN)
     flat = [rows * width for rows in plan.splits]
     group.all_to_all(received_RN.view(-1), sent_RN.view(-1), flat, flat)
     for slot, addends in plan.sums:
         rows = [gradient_EN[slot] if addend < 0 else received_RN[addend] for addend in addends]
+        if len(rows) == 2:
+            torch.add(rows[0], rows[1], out=gradient_EN[slot])
+            continue
         total_N = rows[0] + rows[1]
         for row in rows[2:]:
             total_N += row

@@ -148,15 +148,18 @@ def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -
 
 def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     state, rank = session.state, session.group.rank
-    norm = torch.linalg.vector_norm
-    norms_E = norm(state.experts_gradient_EN, dim=1, dtype=torch.float64).square().tolist()
-    dense_norm = float(norm(state.dense_gradient_P, dtype=torch.float64).square())
+    # Everybody looks at all that it holds, which is cheap; norms are the work of one rank each.
+    sums_E = state.experts_gradient_EN.sum(1).tolist()
+    mine = [e for e in state.held if session.placement[e][0] == rank]
+    rows = [state.gradient(e + 1) for e in mine] + ([state.dense_gradient_P] if rank == 0 else [])
+    norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows]
+    squares = torch.stack(norms).square().tolist() if norms else []
+    dense_norm = squares.pop() if rank == 0 else 0.0
     primary = [0.0] * session.layout.experts
-    for slot, expert in enumerate(state.held):
-        if session.placement[expert][0] == rank:
-            primary[expert] = norms_E[slot]
+    for expert, square in zip(mine, squares, strict=True):
+        primary[expert] = square
     loss = float(sums.loss) / session.shape.tokens
-    finite = all(value - value == 0.0 for value in (loss, dense_norm, *norms_E))
+    finite = all(value - value == 0.0 for value in (loss, dense_norm, *squares, *sums_E))
     return Vote(
         expert_norms_squared=primary if finite else [0.0] * len(primary),
         dense_norm_squared=dense_norm if rank == 0 and finite else 0.0,

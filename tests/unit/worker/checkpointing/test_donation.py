@@ -126,6 +126,43 @@ def test_snapshot_memory_is_bounded_and_later_parts_wait_for_it() -> None:
     assert [(item.part, item.version) for item in later] == [("expert-00001", 5)]
 
 
+def test_a_large_part_is_copied_once_its_memory_is_ready() -> None:
+    """The first boundary orders the memory, so that the training thread pays for the copy alone."""
+    trainer, newcomer = Trainer(LENGTHS), Newcomer()
+    donations = donations_of(unprepared_bytes_max=0, boundary_bytes_max=EXPERT_BYTES)
+    donation = donations.open(tuple(LENGTHS))
+    trainer.commit(donations)
+    assert list(drain(donations, donation)) == []
+
+    def all_parts_came() -> bool:
+        trainer.commit(donations)
+        for item in drain(donations, donation):
+            newcomer.take(item)
+        return len(newcomer.parts) == len(LENGTHS)
+
+    wait_until(all_parts_came, within_seconds=WAIT_SECONDS, what="the snapshots")
+    trainer.commit(donations)
+    for item in drain(donations, donation):
+        newcomer.take(item)
+    assert all(same_bits(newcomer.parts[part], trainer.parts[part]) for part in LENGTHS)
+
+
+def test_a_donor_without_memory_for_a_copy_says_so_and_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, donations = Trainer(LENGTHS), donations_of()
+    waiting = donations.open(("dense",))
+    following = donations.open(("expert-00000",))
+    trainer.commit(donations)
+    late = donations.open(("expert-00001",))
+
+    def no_room(length: int, dtype: torch.dtype) -> torch.Tensor:
+        raise MemoryError(f"no room for {length} elements")
+
+    monkeypatch.setattr(donations._pool, "take", no_room)
+    trainer.commit(donations)
+    assert following.ended == late.ended == "no room for 20 elements"
+    assert waiting.ended == "no room for 50 elements"
+
+
 def test_a_part_larger_than_the_bound_ends_the_donation_and_names_both() -> None:
     trainer, donations = Trainer(LENGTHS), donations_of(snapshot_bytes_max=EXPERT_BYTES)
     donation = donations.open(("dense",))
