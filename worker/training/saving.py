@@ -30,7 +30,7 @@ from worker.checkpointing.manifest import Manifest, PartEntry, Piece, shard_from
 from worker.checkpointing.names import CheckpointId, parse_sealed
 from worker.checkpointing.plan import plan_shards
 from worker.checkpointing.reader import CheckpointReader, Expected
-from worker.checkpointing.sealing import delete, seal
+from worker.checkpointing.sealing import delete, seal, sweep
 from worker.checkpointing.snapshot import Busy, SnapshotBuffer
 from worker.checkpointing.storage import FileStorage
 from worker.checkpointing.writer import (
@@ -164,6 +164,7 @@ class Saves:
             shards=shards,
         )
         seal(self._storage, manifest)
+        sweep(self._storage, keep=())  # one checkpoint is written at a time: what is partial now was given up
         self._report(
             CheckpointSealed(
                 request=order.request,
