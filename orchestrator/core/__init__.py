@@ -11,7 +11,16 @@ Theory of operation. Everything that Understudy decides is decided here, by one 
 5. Level-triggered where it can be. Repairs are planned from the state as it is, not from the message that came.
 6. Every decision says why, in words (`Outcome.reasons`), and an incident keeps its reasons.
 
-Read `events`, `actions`, `state`, then `machine`; one topic each: `membership` (leases, suspicion), `recovery`
-(failures to generations), `placement` (experts to trainers), `deal` (microbatches to ranks), `checkpoints`,
-`lifecycle` (transition tables), `stragglers`, `invariants`, `policy` (every threshold), `spec` (the job as asked for).
+Read `events`, `actions`, `state`, then `machine`. One topic each:
+
+- who is there: `membership` (registrations, losses), `heartbeats` (what they tell besides), `limits` (waits that run
+  out), `greeting` (what an agent is told), `roster` (questions), `takeover` (a controller starts)
+- what is done: `recovery` (failures to generations: the action ladder), `repair` (redundancy and seats come back),
+  `refusals` (state that is not used), `generations` (made, sent, joined), `restore` (begun from storage), `upkeep` (the
+  order of what is level-triggered)
+- who does what: `placement` (experts to ranks), `deal` (microbatches to ranks)
+- the job: `jobs` (to its first generation, and its end), `endings` (finish, stop), `commands` (humans), `checkpoints`,
+  `progress` (commits), `incidents` (what is recorded), `stragglers` (who makes others wait)
+- the frame: `decision` (the only way to write), `lifecycle` (transition tables), `policy` (every threshold),
+  `invariants` (what is always true), `words` (how reasons are put), `spec`, `spec_rules`, `spec_mapping` (the job)
 """

@@ -53,4 +53,6 @@ def test_the_readme_shows_every_file(rewrite: bool) -> None:
     if rewrite:
         README.write_text(fresh)
     elif fresh != text:
-        pytest.fail("the tree in README.md is not that of the repository: pytest tests/architecture --rewrite")
+        pytest.fail(
+            "the tree in README.md is not that of the repository: pytest tests/architecture --rewrite"
+        )

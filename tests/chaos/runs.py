@@ -169,5 +169,7 @@ def assert_every_sample_once(
 def largest_difference(ledger: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) -> float:
     """Of the losses, relative, step by step over the length of `ledger`."""
     assert len(reference) >= len(ledger) > 0
-    pairs = [(float(mine["loss"]), float(other["loss"])) for mine, other in zip(ledger, reference, strict=False)]
+    pairs = [
+        (float(mine["loss"]), float(other["loss"])) for mine, other in zip(ledger, reference, strict=False)
+    ]
     return max(abs(mine - other) / other for mine, other in pairs)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -22,7 +21,6 @@ from worker.checkpointing.names import KINDS
 from worker.checkpointing.parts import PartTensors
 
 LOG_FULL = "log full"
-PAUSE_LEAVE_SECONDS_MAX = 60.0
 
 ReadPart = Callable[[str], PartTensors | None]
 ReadGradient = Callable[[str], Tensor | None]
@@ -98,16 +96,6 @@ class Donation:
     ended: str | None = None
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Pause:
-    """The donor stands at a boundary and lends its live tensors; `over` asks the borrowers to let go."""
-
-    version: int
-    read_part: ReadPart
-    borrowers: int = 0
-    over: bool = False
-
-
 class Donations:
     """All donations of one trainer, between its training thread and the threads of its `PeerServer`."""
 
@@ -118,7 +106,6 @@ class Donations:
         self._donations: list[Donation] = []
         self._active = False
         self._snapshot_bytes = 0
-        self._pause: Pause | None = None
 
     # The training thread's side.
 
@@ -181,26 +168,6 @@ class Donations:
             for donation in self._donations:
                 self._end(donation, reason)
 
-    @contextmanager
-    def paused_at(self, version: int, read_part: ReadPart) -> Iterator[None]:
-        """While inside, newcomers may fetch live parts at exactly this version; nothing may write to them.
-
-        Leaving waits until the borrowers have let go, which they do within a chunk; TimeoutError if they do not.
-        """
-        pause = Pause(version=version, read_part=read_part)
-        with self._condition:
-            assert self._pause is None
-            self._pause = pause
-            self._condition.notify_all()
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._pause = None
-                pause.over = True
-                if not self._condition.wait_for(lambda: pause.borrowers == 0, PAUSE_LEAVE_SECONDS_MAX):
-                    raise TimeoutError(f"live parts were not given back within {PAUSE_LEAVE_SECONDS_MAX:g} s")
-
     # The server's side.
 
     def open(self, parts: tuple[str, ...]) -> Donation:
@@ -237,26 +204,6 @@ class Donations:
             self._donations.remove(donation)
             if not self._donations:
                 self._pool.clear()
-
-    @contextmanager
-    def borrow(self, version: int, wait_seconds: float) -> Iterator[Pause]:
-        """The pause at this version, waiting for it if need be; raises Refusal. Let go soon after `over` is set."""
-        with self._condition:
-            if not self._condition.wait_for(lambda: self._pause is not None, wait_seconds):
-                raise Refusal(RefusalCode.NOT_AT_BOUNDARY, f"still training after {wait_seconds:g} s")
-            pause = self._pause
-            assert pause is not None
-            if pause.version != version:
-                raise Refusal(
-                    RefusalCode.WRONG_VERSION, f"the donor is at version {pause.version}, not {version}"
-                )
-            pause.borrowers += 1
-        try:
-            yield pause
-        finally:
-            with self._condition:
-                pause.borrowers -= 1
-                self._condition.notify_all()
 
     # Both sides, with the lock held where the name says nothing else.
 

@@ -85,7 +85,7 @@ class PeerAbandoned(PeerError):
 
 
 class DonationEnded(PeerError):
-    """The donor ended the copy and says why; start again with a new snapshot, or copy at seating."""
+    """The donor ended the copy and says why; start again with a new snapshot."""
 
 
 class RefusalCode(enum.Enum):
@@ -97,8 +97,6 @@ class RefusalCode(enum.Enum):
     STALE_GENERATION = "stale generation"
     NEWER_GENERATION = "newer generation"
     PART_NOT_HELD = "part not held"
-    NOT_AT_BOUNDARY = "not at a boundary"
-    WRONG_VERSION = "wrong version"
     TOO_LARGE = "too large"
     BUSY = "busy"
 

@@ -35,7 +35,6 @@ from worker.checkpointing.frames import (
     ChannelGivenUp,
     Digest,
     Ended,
-    FetchNow,
     Hello,
     Message,
     Refused,
@@ -258,34 +257,6 @@ class PeerFetch:
         return self._finished.is_set() or self._abandoned.is_set()
 
 
-def fetch_now(
-    *,
-    identity: PeerIdentity,
-    share: DonorShare,
-    version: int,
-    into: Mapping[str, PartTensors],
-    wait_seconds: float,
-    limits: FetchLimits,
-    abandoned: threading.Event,
-) -> None:
-    """Copies the parts of the share at exactly `version` from a donor that stands at a boundary (`paused_at`).
-
-    Waits up to `wait_seconds` for the donor to get there. Raises a PeerError; what was in the tensors is lost then.
-    """
-    patient = FetchLimits(
-        donors_max=limits.donors_max,
-        connect_seconds=limits.connect_seconds,
-        silence_seconds=limits.silence_seconds + wait_seconds,
-    )
-    with _Conversation(share, patient, abandoned.is_set, lambda moved_bytes: None) as donor:
-        donor.ask(identity, FetchNow(parts=share.parts, version=version, wait_seconds=wait_seconds))
-        for part in share.parts:
-            message, payload_bytes = donor.next_message()
-            if not isinstance(message, Blob) or (message.part, message.version) != (part, version):
-                raise donor.damaged(f"not {part} at version {version} but {message}")
-            donor.receive_state(message, payload_bytes, into[part])
-
-
 class _Conversation:
     """One connection to one donor; a context that turns broken channels into errors which name donor and parts."""
 
@@ -314,7 +285,7 @@ class _Conversation:
         if isinstance(error, ChannelError):
             raise self._error(PeerLost, str(error)) from error
 
-    def ask(self, identity: PeerIdentity, request: Subscribe | FetchNow) -> None:
+    def ask(self, identity: PeerIdentity, request: Subscribe) -> None:
         """Connects, introduces this newcomer, and returns when the donor has taken the request."""
         connection = connect(
             self.share.address, connect_seconds=self._limits.connect_seconds, given_up=self._given_up

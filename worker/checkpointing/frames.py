@@ -53,15 +53,6 @@ class Subscribe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FetchNow:
-    """Asks for the parts at exactly this version, while the donor stands at a boundary."""
-
-    parts: tuple[str, ...]
-    version: int
-    wait_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
     """The donor takes the request."""
 
@@ -112,10 +103,10 @@ class Ended:
     reason: str
 
 
-Message = Hello | Subscribe | FetchNow | Welcome | Refused | Blob | Digest | Beat | Ended
+Message = Hello | Subscribe | Welcome | Refused | Blob | Digest | Beat | Ended
 
 _TYPES: Mapping[str, type[Message]] = {
-    kind.__name__: kind for kind in (Hello, Subscribe, FetchNow, Welcome, Refused, Blob, Digest, Beat, Ended)
+    kind.__name__: kind for kind in (Hello, Subscribe, Welcome, Refused, Blob, Digest, Beat, Ended)
 }
 
 
@@ -171,10 +162,6 @@ class Channel:
         self._socket = connection
         self._silence_seconds = silence_seconds
         self._given_up = given_up
-
-    def with_given_up(self, given_up: Callable[[], bool]) -> Channel:
-        """The same connection, to be given up for another reason."""
-        return Channel(self._socket, silence_seconds=self._silence_seconds, given_up=given_up)
 
     def close(self) -> None:
         """Closes the socket; the other side sees an end or a reset."""

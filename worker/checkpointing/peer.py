@@ -2,8 +2,7 @@
 
 One thread accepts, one thread serves each connection. A request is looked at only after its job, its token and its
 generation have been found right; the generation is the fence that keeps revived processes out, on both sides. The
-training thread is never waited for and never made to wait, except while it lends its live tensors in a pause.
-`fetch` is the other end; `frames` says what a frame is.
+training thread is never waited for and never made to wait. `fetch` is the other end; `frames` says what a frame is.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from worker.checkpointing.frames import (
     ChannelError,
     Digest,
     Ended,
-    FetchNow,
     Hello,
     Refused,
     Subscribe,
@@ -44,8 +42,8 @@ _ACCEPT_SECONDS = 0.1
 class ServerLimits:
     """Bounds of one server.
 
-    `silence_seconds` without a byte moving end a connection, `pause_wait_seconds_max` bounds the wait of a newcomer
-    for a pause, `beat_seconds` is how often an idle donation says that it lives (and looks whether the newcomer does).
+    `silence_seconds` without a byte moving end a connection, `beat_seconds` is how often an idle donation says that it
+    lives (and looks whether the newcomer does).
     """
 
     connections_max: int = 32
@@ -53,7 +51,6 @@ class ServerLimits:
     bytes_per_second: float | None = None
     beat_seconds: float = 0.2
     silence_seconds: float = 30.0
-    pause_wait_seconds_max: float = 30.0
 
 
 class PeerServer:
@@ -142,18 +139,12 @@ class PeerServer:
     def _answer(self, channel: Channel) -> None:
         hello, _ = channel.receive()
         request, _ = channel.receive()
-        if not isinstance(hello, Hello) or not isinstance(request, (Subscribe, FetchNow)):
-            raise Refusal(RefusalCode.MALFORMED, "expected Hello, then Subscribe or FetchNow")
+        if not isinstance(hello, Hello) or not isinstance(request, Subscribe):
+            raise Refusal(RefusalCode.MALFORMED, "expected Hello, then Subscribe")
         self._admit(hello, request)
-        match request:
-            case Subscribe():
-                self._donate(channel, request)
-            case FetchNow():
-                self._lend(channel, request)
-            case _:
-                assert_never(request)
+        self._donate(channel, request)
 
-    def _admit(self, hello: Hello, request: Subscribe | FetchNow) -> None:
+    def _admit(self, hello: Hello, request: Subscribe) -> None:
         if not hmac.compare_digest(hello.token.encode(), self._token.encode()):
             raise Refusal(RefusalCode.WRONG_TOKEN, "the token is not this job's")
         if hello.job != self._job:
@@ -214,18 +205,6 @@ class PeerServer:
                     assert_never(item)
         finally:
             self._donations.sent(item)
-
-    def _lend(self, channel: Channel, request: FetchNow) -> None:
-        wait_seconds = min(request.wait_seconds, self._limits.pause_wait_seconds_max)
-        with self._donations.borrow(request.version, wait_seconds) as pause:
-            channel.send(Welcome(donor=self._donor))
-            lending = channel.with_given_up(lambda: pause.over or self._stop.is_set())
-            for part in request.parts:
-                state = pause.read_part(part)
-                if state is None:
-                    channel.send(Ended(reason=f"{part} is not held by this donor any more"))
-                    return
-                self._send_state(lending, part, request.version, state)
 
     def _send_state(self, channel: Channel, part: str, version: int, state: PartTensors) -> None:
         blob = Blob(

@@ -12,8 +12,7 @@ from tests.unit.worker.checkpointing.states import WAIT_SECONDS, Trainer, replay
 from tests.waiting import wait_until
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.errors import PeerError
-from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity, fetch_now
-from worker.checkpointing.parts import PartTensors
+from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity
 from worker.checkpointing.peer import PeerServer, ServerLimits
 
 LENGTHS = {"dense": 300_001, "expert-00000": 70_001, "expert-00001": 70_001}
@@ -85,17 +84,3 @@ def caught_by(act: Callable[[], object]) -> PeerError:
     with pytest.raises(PeerError) as caught:
         act()
     return caught.value
-
-
-def fetch_into(
-    donor: Donor, version: int, into: Mapping[str, PartTensors], wait_seconds: float = 0.0
-) -> None:
-    fetch_now(
-        identity=IDENTITY,
-        share=donor.share(*into),
-        version=version,
-        into=into,
-        wait_seconds=wait_seconds,
-        limits=FetchLimits(),
-        abandoned=threading.Event(),
-    )

@@ -24,7 +24,7 @@ from tests.unit.worker.checkpointing.states import (
 )
 from tests.waiting import wait_until
 from worker.checkpointing.donation import DonationLimits, Donations
-from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity, fetch_now
+from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity
 from worker.checkpointing.names import CheckpointId
 from worker.checkpointing.parts import PartTensors
 from worker.checkpointing.peer import PeerServer, ServerLimits
@@ -107,16 +107,4 @@ def test_a_newcomer_copies_from_gpu_to_gpu_and_replays_there() -> None:
     fetch.advance_to(5, WAIT_SECONDS)
     assert all(same_bits(staging[part], states[part]) for part in states)
     assert fetch.finish(WAIT_SECONDS)
-    live = {part: blank_like(state) for part, state in states.items()}
-    with donations.paused_at(5, states.get):
-        fetch_now(
-            identity=IDENTITY,
-            share=share,
-            version=5,
-            into=live,
-            wait_seconds=1.0,
-            limits=FetchLimits(),
-            abandoned=threading.Event(),
-        )
-    assert all(same_bits(live[part], states[part]) for part in states)
     assert server.close(WAIT_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +11,6 @@ from tests.unit.worker.checkpointing.states import (
     WAIT_SECONDS,
     Trainer,
     apply_gradient,
-    part_state,
     same_bits,
 )
 from tests.waiting import wait_until
@@ -256,52 +254,3 @@ def test_buffers_are_used_again() -> None:
             if isinstance(item, GradientCopy):
                 places.add(item.gradient.data_ptr())
     assert len(places) <= 3  # those of the snapshot
-
-
-def test_live_parts_are_lent_at_exactly_the_version_of_the_pause() -> None:
-    donations = donations_of()
-    with pytest.raises(Refusal) as early, donations.borrow(5, 0.01):
-        pass
-    assert early.value.code is RefusalCode.NOT_AT_BOUNDARY
-    state = part_state(4, 1)
-    with donations.paused_at(5, {"dense": state}.get):
-        with donations.borrow(5, 0.0) as pause:
-            assert pause.read_part("dense") is state
-        with pytest.raises(Refusal, match="at version 5, not 6") as wrong, donations.borrow(6, 0.0):
-            pass
-    assert wrong.value.code is RefusalCode.WRONG_VERSION
-
-
-def test_a_borrower_waits_for_the_pause() -> None:
-    donations = donations_of()
-    got = threading.Event()
-
-    def borrow() -> None:
-        with donations.borrow(5, WAIT_SECONDS):
-            got.set()
-
-    thread = threading.Thread(target=borrow)
-    thread.start()
-    with donations.paused_at(5, never):
-        assert got.wait(WAIT_SECONDS)
-    thread.join(WAIT_SECONDS)
-
-
-def test_a_pause_ends_only_when_its_borrowers_have_let_go() -> None:
-    donations = donations_of()
-    inside, told, over = threading.Event(), threading.Event(), threading.Event()
-
-    def borrow() -> None:
-        with donations.borrow(5, WAIT_SECONDS) as pause:
-            inside.set()
-            wait_until(lambda: pause.over, within_seconds=WAIT_SECONDS, what="the end of the pause")
-            assert not over.is_set()
-            told.set()
-
-    thread = threading.Thread(target=borrow)
-    thread.start()
-    with donations.paused_at(5, never):
-        assert inside.wait(WAIT_SECONDS)
-    over.set()
-    assert told.is_set()
-    thread.join(WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""What a newcomer believes: nothing that it did not ask for, nothing that fails its hash, and live parts of a pause."""
+"""What a newcomer believes: nothing that it did not ask for, and nothing that fails its hash."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.unit.worker.checkpointing.donors import (
-    IDENTITY,
-    MakeDonor,
-    caught_by,
-    fetch_into,
-)
+from tests.unit.worker.checkpointing.donors import IDENTITY, MakeDonor, caught_by
 from tests.unit.worker.checkpointing.states import (
     WAIT_SECONDS,
     blank_like,
@@ -23,14 +18,7 @@ from tests.unit.worker.checkpointing.states import (
     replay_into,
     same_bits,
 )
-from tests.waiting import wait_until
-from worker.checkpointing.errors import (
-    PeerDamaged,
-    PeerError,
-    PeerLost,
-    PeerRefused,
-    RefusalCode,
-)
+from worker.checkpointing.errors import PeerDamaged
 from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, ReplayEntry
 from worker.checkpointing.frames import (
     Blob,
@@ -42,57 +30,6 @@ from worker.checkpointing.frames import (
     Subscribe,
     Welcome,
 )
-from worker.checkpointing.peer import ServerLimits
-
-
-def test_live_parts_are_fetched_from_a_donor_that_stands_at_a_boundary(donor_of: MakeDonor) -> None:
-    donor = donor_of()
-    for _ in range(3):
-        donor.commit()
-    into = donor.trainer.blank()
-    with donor.donations.paused_at(3, donor.trainer.parts.get):
-        fetch_into(donor, 3, into)
-    assert all(same_bits(into[part], state) for part, state in donor.trainer.parts.items())
-
-
-def test_a_fetch_waits_for_the_donor_to_stop(donor_of: MakeDonor) -> None:
-    donor = donor_of()
-    into = donor.trainer.blank()
-    fetching = threading.Thread(target=fetch_into, args=(donor, 0, into, WAIT_SECONDS))
-    fetching.start()
-    with donor.donations.paused_at(0, donor.trainer.parts.get):
-        fetching.join(WAIT_SECONDS)
-    assert all(same_bits(into[part], state) for part, state in donor.trainer.parts.items())
-
-
-def test_a_fetch_from_a_donor_that_trains_or_stands_elsewhere_is_refused(donor_of: MakeDonor) -> None:
-    donor = donor_of()
-    into = donor.trainer.blank()
-    training = caught_by(lambda: fetch_into(donor, 0, into))
-    assert isinstance(training, PeerRefused)
-    assert training.code is RefusalCode.NOT_AT_BOUNDARY
-    with donor.donations.paused_at(0, donor.trainer.parts.get):
-        elsewhere = caught_by(lambda: fetch_into(donor, 1, into))
-    assert isinstance(elsewhere, PeerRefused)
-    assert elsewhere.code is RefusalCode.WRONG_VERSION
-
-
-def test_a_pause_that_ends_cuts_the_fetch_off_at_once(donor_of: MakeDonor) -> None:
-    donor = donor_of(server=ServerLimits(bytes_per_second=1e5))
-    into = donor.trainer.blank()
-    errors: list[PeerError] = []
-    fetching = threading.Thread(
-        target=lambda: errors.append(caught_by(lambda: fetch_into(donor, 0, into, 5.0)))
-    )
-    with donor.donations.paused_at(0, donor.trainer.parts.get):
-        fetching.start()
-        wait_until(
-            lambda: float(into["dense"].weights[0]) != -7.0,
-            within_seconds=WAIT_SECONDS,
-            what="the first bytes",
-        )
-    fetching.join(WAIT_SECONDS)
-    assert isinstance(errors[0], PeerLost)
 
 
 def test_what_the_optimizer_raises_reaches_the_caller_and_the_part_has_no_version(

@@ -19,7 +19,6 @@ from worker.checkpointing.frames import (
     ChannelGivenUp,
     Digest,
     Ended,
-    FetchNow,
     Hello,
     Message,
     Refused,
@@ -33,7 +32,6 @@ from worker.checkpointing.frames import (
 MESSAGES: list[Message] = [
     Hello(protocol=1, job="j", token="t", generation=4, newcomer="node-1/0"),
     Subscribe(parts=("dense", "expert-00001")),
-    FetchNow(parts=("dense",), version=7, wait_seconds=1.5),
     Welcome(donor="node-2/0"),
     Refused(code="BUSY", reason="donations_max is 8"),
     Blob(

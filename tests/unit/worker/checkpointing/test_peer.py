@@ -13,10 +13,10 @@ from tests.unit.worker.checkpointing.donors import (
     IDENTITY,
     LENGTHS,
     PARTS,
+    Donor,
     MakeDonor,
     Newcomer,
     caught_by,
-    fetch_into,
 )
 from tests.unit.worker.checkpointing.states import (
     WAIT_SECONDS,
@@ -31,7 +31,7 @@ from worker.checkpointing.errors import (
     PeerRefused,
     RefusalCode,
 )
-from worker.checkpointing.fetch import DonorShare, FetchLimits, fetch_now
+from worker.checkpointing.frames import PROTOCOL, Channel, Hello, Message, Refused, Subscribe, Welcome
 from worker.checkpointing.peer import ServerLimits
 
 
@@ -131,8 +131,6 @@ def test_a_newcomer_keeps_listening_when_the_donor_enters_the_generation_that_se
             "asked in generation 5, the donor is only in 4",
         ),
         ({}, ("expert-00007",), RefusalCode.PART_NOT_HELD, "expert-00007 is not held"),
-        ({}, ("dense", "dense"), RefusalCode.MALFORMED, "one part twice"),
-        ({}, (), RefusalCode.MALFORMED, "no part"),
     ],
 )
 def test_what_is_not_the_donors_is_refused_by_name(
@@ -144,30 +142,48 @@ def test_what_is_not_the_donors_is_refused_by_name(
 ) -> None:
     donor = donor_of()
     identity = dataclasses.replace(IDENTITY, **change)  # type: ignore[arg-type]
-    share = DonorShare(donor=donor.name, address=donor.server.address, parts=parts)
-    error = caught_by(
-        lambda: fetch_now(
-            identity=identity,
-            share=share,
-            version=0,
-            into=donor.trainer.blank(),
-            wait_seconds=0.0,
-            limits=FetchLimits(),
-            abandoned=threading.Event(),
-        )
-    )
+    newcomer = Newcomer(donor.trainer, identity=identity)
+    newcomer.fetch.begin([donor.share(*parts)])
+    error = caught_by(lambda: newcomer.fetch.await_snapshots(WAIT_SECONDS))
     assert isinstance(error, PeerRefused)
     assert (error.donor, error.parts, error.code) == ("node-1/0", parts, code)
     assert reason in error.reason
 
 
-def test_a_refused_subscription_is_told_by_the_next_wait(donor_of: MakeDonor) -> None:
-    donor = donor_of()
-    newcomer = Newcomer(donor.trainer, identity=dataclasses.replace(IDENTITY, generation=9))
-    newcomer.fetch.begin([donor.share()])
-    error = caught_by(lambda: newcomer.fetch.await_snapshots(WAIT_SECONDS))
-    assert isinstance(error, PeerRefused)
-    assert error.code is RefusalCode.NEWER_GENERATION
+HELLO = Hello(protocol=PROTOCOL, job="job-1", token="secret", generation=4, newcomer="node-9/0")
+
+
+@pytest.mark.parametrize(
+    "messages, reason",
+    [
+        ((HELLO, Subscribe(parts=("dense", "dense"))), "one part twice"),
+        ((HELLO, Subscribe(parts=())), "no part"),
+        ((Subscribe(parts=PARTS), HELLO), "expected Hello, then Subscribe"),
+        ((HELLO, HELLO), "expected Hello, then Subscribe"),
+        ((dataclasses.replace(HELLO, protocol=PROTOCOL + 1), Subscribe(parts=PARTS)), "speaks protocol"),
+    ],
+)
+def test_what_is_no_sound_request_is_refused_by_name(
+    donor_of: MakeDonor, messages: tuple[Message, ...], reason: str
+) -> None:
+    answer = answer_to(donor_of(), *messages)
+    assert isinstance(answer, Refused)
+    assert answer.code == RefusalCode.MALFORMED.name
+    assert reason in answer.reason
+
+
+def test_a_sound_request_of_the_same_kind_is_taken(donor_of: MakeDonor) -> None:
+    """The negative test above would pass with a donor that refuses everything."""
+    assert answer_to(donor_of(), HELLO, Subscribe(parts=PARTS)) == Welcome(donor="node-1/0")
+
+
+def answer_to(donor: Donor, *messages: Message) -> Message:
+    """What the donor says first to these messages, which no newcomer of ours would send."""
+    with socket.create_connection(donor.server.address) as connection:
+        channel = Channel(connection, silence_seconds=WAIT_SECONDS, given_up=lambda: False)
+        for message in messages:
+            channel.send(message)
+        return channel.receive()[0]
 
 
 def test_a_full_log_is_told_and_a_new_snapshot_mends_it(donor_of: MakeDonor) -> None:
@@ -281,6 +297,10 @@ def test_garbage_on_the_donors_port_ends_that_connection_only(donor_of: MakeDono
             assert stranger.recv(100) == b""
         except ConnectionResetError:
             pass  # closed with our bytes unread
-    into = donor.trainer.blank()
-    with donor.donations.paused_at(0, donor.trainer.parts.get):
-        fetch_into(donor, 0, into)
+    newcomer = Newcomer(donor.trainer)
+    newcomer.fetch.begin([donor.share()])
+    donor.wait_for_newcomers(1)
+    donor.commit()
+    newcomer.fetch.advance_to(1, WAIT_SECONDS)
+    assert newcomer.equals(donor.trainer)
+    assert newcomer.fetch.finish(WAIT_SECONDS)
