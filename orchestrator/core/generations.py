@@ -132,6 +132,7 @@ def _take_over(decision: Decision, generation: Generation) -> None:
     state.joined.clear()
     state.acquisitions.clear()
     memory.repair = None
+    memory.repair_awaits = ""
     memory.blame = None
     memory.redone = False
     memory.ended.clear()

@@ -71,7 +71,9 @@ def advance(decision: Decision) -> None:
     target = plan_repair(state, decision.policy, decision.at)
     if isinstance(target, Target):
         _start(decision, target)
-    elif target is None:
+    elif isinstance(target, Waiting):
+        _wait(decision, target)
+    else:
         _settle(decision)
 
 
@@ -181,6 +183,15 @@ def _donors(generation: Generation, parts: dict[TrainerId, list[str]]) -> tuple[
         for each in generation.members
         if each.trainer in parts
     )
+
+
+def _wait(decision: Decision, waiting: Waiting) -> None:
+    """Say once what is waited for."""
+    memory = decision.state.memory
+    if memory.repair_awaits != waiting.reason:
+        memory.repair_awaits = waiting.reason
+        first = incidents.first_open(decision.state)
+        decision.say(f"missing replicas are not copied yet: {waiting.reason}", first.id if first else None)
 
 
 def _start(decision: Decision, target: Target) -> None:

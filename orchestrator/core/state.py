@@ -258,6 +258,8 @@ class Memory:
     """When the last committed step of this generation began, at the latest: all members were alive then."""
     blame: Blame | None = None
     repair: Repair | None = None
+    repair_awaits: str = ""
+    """What repair was last said to wait for in this generation."""
     acquisitions_made: int = 0
     acquire_failures: dict[TrainerId, tuple[float, ...]] = field(default_factory=dict)
     """When copies of a trainer failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 import sys
 import time
@@ -77,6 +78,8 @@ def test_clocks_and_dice_raise_while_the_core_decides() -> None:
             time.time()
         with pytest.raises(HiddenInput):
             random.random()
+        with pytest.raises(HiddenInput):
+            dt.datetime.now()
     assert time.time() > 0.0 and 0.0 <= random.random() < 1.0
 
 
