@@ -1,4 +1,10 @@
-"""L2 in float32: equal membership gives equal bits; failures move the losses no more than other node counts do."""
+"""L2 in float32: equal membership gives equal bits; failures move the losses no more than other node counts do.
+
+What the sums' order changes is rounding, until a token's second-best expert changes places with its third: when that
+happens is chance, and from there on two runs drift apart like any two runs of different rounding. So losses are
+compared with the spread of undisturbed runs up to the first changed choice, and by a plain bound after it. The proof
+that nothing but rounding differs is the one in float64 (`test_moments.py`).
+"""
 
 from __future__ import annotations
 
@@ -9,44 +15,55 @@ import pytest
 
 from tests.chaos.runs import TINY, Run, assert_every_sample_once, fault
 
-STEPS = 200
+STEPS = 80
+FAULT_STEP = 20
 FACTOR = 3.0
-"""The moment at which a token's second-best expert changes places with its third is chance; from there on runs drift
-apart. Three undisturbed runs are a small sample of that."""
+"""Three undisturbed runs are a small sample of a spread."""
+DRIFT = 0.02
+"""After a choice has changed: far above what is seen, far below what a lost or doubled sample does."""
 JOB = {**TINY, "precision": "float32", "steps": STEPS}
 
-pytestmark = pytest.mark.timeout(400)
+Ledger = list[dict[str, Any]]
+
+pytestmark = pytest.mark.timeout(600)
 
 
-def losses(workdir: Path, nodes: int, *arguments: str) -> list[float]:
+def ledger_of(workdir: Path, nodes: int, *arguments: str) -> Ledger:
     """The trajectory of a run on so many nodes."""
     with Run(workdir, "--nodes", str(nodes), "--spares", "0", *arguments, job=JOB) as run:
         run.finish()
         ledger = run.ledger()
     assert_every_sample_once(ledger, STEPS)
-    return [line["loss"] for line in ledger]
+    return ledger
 
 
-def differences(one: list[float], other: list[float]) -> list[float]:
-    """Relative, step by step."""
-    return [abs(mine - theirs) / theirs for mine, theirs in zip(one, other, strict=True)]
+def differences(one: Ledger, other: Ledger) -> list[float]:
+    """Of the losses, relative, step by step."""
+    pairs = [(float(mine["loss"]), float(theirs["loss"])) for mine, theirs in zip(one, other, strict=True)]
+    return [abs(mine - theirs) / theirs for mine, theirs in pairs]
+
+
+def same_choices(one: Ledger, other: Ledger) -> int:
+    """For how many steps the same number of tokens went to each expert."""
+    pairs = zip(one, other, strict=True)
+    return next((i for i, (a, b) in enumerate(pairs) if a["expert_load"] != b["expert_load"]), len(one))
 
 
 def test_float32_stays_within_the_spread_of_undisturbed_runs(tmp_path: Path) -> None:
-    """Undisturbed on 3, 4, 4 and 5 nodes, and disturbed on 4: the second run on 4 is bitwise the first.
+    """Undisturbed on 3, 4, 4 and 5 nodes, and disturbed on 4: the second run on 4 is bitwise the first."""
+    on = {nodes: ledger_of(tmp_path / f"on-{nodes}", nodes) for nodes in (3, 4, 5)}
+    again = ledger_of(tmp_path / "on-4-again", 4)
+    assert [line["loss"] for line in again] == [line["loss"] for line in on[4]]
+    disturbed = ledger_of(tmp_path / "disturbed", 4, fault(FAULT_STEP, "node-2", "reduce"))
+    alike = min(same_choices(ledger, on[4]) for ledger in (on[3], on[5], disturbed))
+    assert alike >= FAULT_STEP + 10, "too short a stretch to compare: choose another seed"
+    spread = max(max(differences(on[nodes], on[4])[:alike]) for nodes in (3, 5))
+    away = differences(disturbed, on[4])
+    assert max(away[:alike]) <= FACTOR * spread
+    assert max(away) <= DRIFT
 
-    Before any choice of experts changes the runs agree to 1e-7; what comes after is compared by its size.
-    """
-    by_nodes = {nodes: losses(tmp_path / f"on-{nodes}", nodes) for nodes in (3, 4, 5)}
-    assert losses(tmp_path / "on-4-again", 4) == by_nodes[4]
-    disturbed = losses(tmp_path / "disturbed", 4, fault(20, "node-2", "reduce"))
-    pairs = [(3, 4), (3, 5), (4, 5)]
-    spread = max(max(differences(by_nodes[one], by_nodes[other])) for one, other in pairs)
-    away = min(max(differences(disturbed, undisturbed)) for undisturbed in by_nodes.values())
-    assert away <= FACTOR * spread, f"disturbed by {away:.2e}, undisturbed runs differ by {spread:.2e}"
 
-
-def test_a_run_of_another_seed_is_another_trajectory(reference: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_run_of_another_seed_is_another_trajectory(reference: Ledger, tmp_path: Path) -> None:
     """The comparisons above can fail."""
     with Run(tmp_path / "run", "--spares", "0", "--steps", "5", "--set", "seed=8", job=TINY) as run:
         run.finish()
