@@ -104,10 +104,11 @@ class Replica:
             tensor.copy_(state[name])
 
     def run(self) -> None:
-        """Steps until the last one; one that is not committed is tried again."""
+        """Steps until the last one, or until the launcher is gone; one that is not committed is tried again."""
+        launcher = os.getppid()
         (self._given.workdir / f"replica-{self._given.number}.pid").write_text(str(os.getpid()))
         manager, job = self._manager, self._job
-        while manager.current_step() < job.steps:
+        while manager.current_step() < job.steps and os.getppid() == launcher:
             self._try_step(manager.current_step() + 1)
         manager.shutdown()
 

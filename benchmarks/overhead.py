@@ -270,7 +270,8 @@ def main() -> None:
     parser.add_argument("--block-steps", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     given = parser.parse_args()
-    blocks = given.blocks or (6 if given.quick else 36)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no rank is left behind
+    blocks = given.blocks or (6 if given.quick else 24)
     schedule = Schedule(
         blocks=blocks, block_steps=given.block_steps, parts_blocks=max(2, blocks // 3), warm_steps=3
     )

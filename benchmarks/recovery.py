@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ KILL_GOAL_SECONDS = 0.5
 FROZEN_GOAL_SECONDS = 1.0
 STEPS = 100_000
 """Nobody gets there."""
+_UNAVAILABLE = "unavailable"
 ATTEMPTS = 2
 """Of one start of a system that did not get anywhere (a port taken, a machine that stood still)."""
 
@@ -56,30 +57,41 @@ def compare(entries: Sequence[Entry], job: Mapping[str, Any], folder: Path) -> d
     """All systems in turns. A system that cannot be measured is reported as such."""
     results = {entry.system.name: Result() for entry in entries}
     troubles: dict[str, list[str]] = {entry.system.name: [] for entry in entries}
-    for number in range(max(entry.starts for entry in entries)):
-        for entry in entries:
-            name = entry.system.name
-            if number >= entry.starts or any(each.startswith("unavailable") for each in troubles[name]):
-                continue
-            for attempt in range(ATTEMPTS):
-                place = folder / f"{name.replace(' ', '-').replace(',', '')}-{number}-{attempt}"
-                place.mkdir()
-                bout = Bout(folder=place, job=job, failures=entry.failures, number=number)
-                try:
-                    results[name].extend(entry.system.run(bout))
-                    break
-                except Unavailable as error:
-                    troubles[name].append(f"unavailable: {error}")
-                    break
-                except NoProgress as error:
-                    troubles[name].append(str(error))
-            _progress(name, number, results[name], troubles[name])
+    try:
+        for number in range(max(entry.starts for entry in entries)):
+            for entry in entries:
+                name = entry.system.name
+                if number < entry.starts and not any(
+                    each.startswith(_UNAVAILABLE) for each in troubles[name]
+                ):
+                    place = folder / f"{name.replace(' ', '-').replace(',', '')}-{number}"
+                    bout = Bout(folder=place, job=job, failures=entry.failures, number=number)
+                    _start(entry.system, bout, results[name], troubles[name])
+                    _progress(name, number, results[name], troubles[name])
+    except KeyboardInterrupt:
+        for said in troubles.values():
+            said.append("interrupted: fewer failures than planned")
     return {
         "systems": {
             entry.system.name: _figures(entry.system, results[entry.system.name], troubles[entry.system.name])
             for entry in entries
         }
     }
+
+
+def _start(system: System, bout: Bout, result: Result, troubles: list[str]) -> None:
+    """One start, and another one if it gets nowhere."""
+    for attempt in range(ATTEMPTS):
+        place = bout.folder.with_name(f"{bout.folder.name}-{attempt}")
+        place.mkdir()
+        try:
+            result.extend(system.run(replace(bout, folder=place)))
+            return
+        except Unavailable as error:
+            troubles.append(f"{_UNAVAILABLE}: {error}")
+            return
+        except NoProgress as error:
+            troubles.append(str(error))
 
 
 def _progress(name: str, number: int, result: Result, troubles: list[str]) -> None:
@@ -185,8 +197,10 @@ def main() -> None:
         "--keep", type=Path, help="leave the folders of all runs there, for a look at the logs"
     )
     given = parser.parse_args()
-    starts, failures = (1, 1) if given.quick else (5, 2)
-    frozen_starts = 1 if given.quick else 3
+    # SIGTERM ends it as Ctrl-C does: no process is left behind, and what was measured is shown.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failures = 1 if given.quick else 2
+    starts, other_starts, frozen_starts = (1, 1, 1) if given.quick else (5, 3, 2)
     before = conditions()
     with tempfile.TemporaryDirectory(prefix="understudy-recovery-") as scratch:
         folder = Path(given.keep or scratch).absolute()
@@ -197,8 +211,8 @@ def main() -> None:
         spec = load_job_file(str(ROOT / "examples" / "stdlib-moe.yaml"), changes)
         entries = [
             Entry(system=Understudy(signal.SIGKILL), starts=starts, failures=failures),
-            Entry(system=Torchrun(), starts=starts, failures=failures),
-            Entry(system=Torchft(folder / "torchft"), starts=starts, failures=failures),
+            Entry(system=Torchrun(), starts=other_starts, failures=failures),
+            Entry(system=Torchft(folder / "torchft"), starts=other_starts, failures=failures),
             Entry(system=Understudy(signal.SIGSTOP), starts=frozen_starts, failures=failures),
         ]
         chosen = [entry for entry in entries if not given.only or given.only in entry.system.name]

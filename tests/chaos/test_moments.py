@@ -56,10 +56,10 @@ def test_a_death_in_a_checkpoint_and_in_the_recovery_of_that_death(
         "cluster": {**TINY["cluster"], "nodes": 5, "replicas": 3},
         "checkpoint": {"interval_seconds": 1.0},
     }
-    with Run(tmp_path / "run", "--spares", "2", "--steps", "80", *faults, job=job) as run:
+    with Run(tmp_path / "run", "--spares", "2", "--steps", "200", *faults, job=job) as run:
         summary = run.finish()
         ledger = run.ledger()
-    assert_every_sample_once(ledger, 80)
+    assert_every_sample_once(ledger, 200)
     assert largest_difference(ledger, reference) < TOLERANCE
     assert {incident["node"] for incident in summary["incidents"]} >= {"node-3", "node-1"}
     assert all(incident["steps_lost"] == 0 for incident in summary["incidents"])
@@ -90,13 +90,13 @@ def test_without_a_spare_the_rest_goes_on_with_full_redundancy(
     tmp_path: Path, reference: list[dict[str, Any]]
 ) -> None:
     """Three nodes take over the replicas of the fourth (L5)."""
-    with Run(tmp_path / "run", "--spares", "0", "--steps", "120", fault(20, "node-4"), job=TINY) as run:
-        run.reach(100)
+    with Run(tmp_path / "run", "--spares", "0", "--steps", "200", fault(20, "node-4"), job=TINY) as run:
+        run.reach(80)
         experts = run.ask("experts")
         summary = run.finish()
         ledger = run.ledger()
     assert all(len(expert["backups"]) == 1 for expert in experts)
-    assert_every_sample_once(ledger, 120)
+    assert_every_sample_once(ledger, 200)
     assert largest_difference(ledger, reference) < TOLERANCE
     (incident,) = summary["incidents"]
     assert incident["phases"]["redundancy_restored_seconds"] is not None
