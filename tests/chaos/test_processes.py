@@ -42,7 +42,7 @@ def test_training_goes_on_while_the_controller_is_dead(
     tmp_path: Path, reference: list[dict[str, Any]]
 ) -> None:
     """L6: a killed controller is started again, finds everything as it was, and the ledger has no gap."""
-    with Run(tmp_path / "run", "--steps", "400", job=TINY) as run:
+    with Run(tmp_path / "run", "--steps", "300", job=TINY) as run:
         run.reach(20)
         nodes = run.ask("nodes")
         old = run.controller_pid()
@@ -55,7 +55,7 @@ def test_training_goes_on_while_the_controller_is_dead(
     assert [(n["id"], n["agent_pid"], n["trainer_pids"]) for n in nodes] == [
         (n["id"], n["agent_pid"], n["trainer_pids"]) for n in again
     ]
-    assert_every_sample_once(ledger, 400)
+    assert_every_sample_once(ledger, 300)
     assert {line["generation"] for line in ledger} == {1}
     assert summary["incidents"] == []
     assert largest_difference(ledger[:200], reference) < TOLERANCE
