@@ -33,6 +33,7 @@ from benchmarks.overhead_rank import ARMS, LOOPBACK, OURS, PLAIN, SINGLE, Schedu
 from orchestrator.core import placement
 from orchestrator.core.deal import deal
 from orchestrator.core.ids import NodeId
+from orchestrator.core.spec import ReplicaLayout
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import load_job_file
 from worker.agent.channel import AgentSide, pair
@@ -130,7 +131,9 @@ class Launcher:
             kind="initial",
             rank=rank,
             members=members,
-            placement=placement.fresh(nodes, experts, cluster["replicas"]),
+            placement=placement.fresh(
+                nodes, experts, cluster["replicas"], layout=ReplicaLayout(cluster["replica_layout"])
+            ),
             deal=deal(self._config["batch"]["microbatches"], WORLD),
             restore_name="",
             restore_step=0,

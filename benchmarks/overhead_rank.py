@@ -28,6 +28,7 @@ from worker.agent.messages import Beat, Configure
 from worker.parallel.dispatch import AllToAllDispatcher, Exchange
 from worker.parallel.groups import Watch
 from worker.parallel.pulse import Pulse
+from worker.parallel.routing import plan_route
 from worker.training.orders import Handlers, Orders
 from worker.training.step import Session, commit, compute, record_of, reduce, run_step, vote
 from worker.training.tally import Pending
@@ -104,7 +105,8 @@ class FullStep:
         """Exchange tokens through `exchange`."""
         session = self.session
         nodes = [member.trainer.rpartition("/")[0] for member in self._assignment.members]
-        dispatcher = AllToAllDispatcher(exchange, session.placement, nodes, session.group.device)
+        route = plan_route(session.placement, nodes, session.group.rank)
+        dispatcher = AllToAllDispatcher(exchange, route, session.group.device)
         session.state.attach(session.model, dispatcher)
 
 
@@ -266,7 +268,7 @@ def _sections(
     full: FullStep, plain: dict[str, PlainTrainer], done: dict[str, int], schedule: Schedule
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Mean time of a step by arm and section, over blocks of their own."""
-    meters = {OURS: Metered(full.session.group)}
+    meters = {OURS: Metered(full.session.group.tokens)}
     full.use(meters[OURS])
     for arm, trainer in plain.items():
         meters[arm] = Metered(trainer.exchange)

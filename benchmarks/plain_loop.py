@@ -28,6 +28,7 @@ from worker.model.parts import bind, dense_layout, expert_layout
 from worker.model.router import ForwardContext
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import AllToAllDispatcher, Dispatcher, Exchange
+from worker.parallel.routing import Route, held_experts
 from worker.training.data import BatchConfig, Windows, open_text
 from worker.training.learning_rate import learning_rate
 from worker.training.optimizer import OptimizerConfig, clip_coefficient
@@ -255,7 +256,13 @@ class PlainTrainer:
 
     def _dispatcher(self, exchange: Exchange) -> AllToAllDispatcher:
         placement = self._grid.placement(self._job.model.experts)
-        return AllToAllDispatcher(exchange, placement, range(self._grid.expert_parallel), _CPU)
+        ranks = range(self._grid.expert_parallel)
+        route = Route(
+            group=tuple(ranks),
+            held=held_experts(placement, self._grid.index),
+            target_E=tuple(rank for (rank,) in placement),
+        )
+        return AllToAllDispatcher(exchange, route, _CPU)
 
     def run_step(self, step: int) -> float:
         """One optimizer step; gives the loss."""

@@ -55,21 +55,23 @@ def from_storage(
 
 
 def _place(decision: Decision, members: tuple[Member, ...]) -> Placement:
-    """A ring, unless the loads of the last step say that it would leave somebody with far too much."""
+    """As the job lays replicas out, unless the last step's loads say that somebody would have far too much."""
     spec, loads = decision.job.spec, decision.state.memory.expert_load
     nodes = [node_of(member.trainer) for member in members]
-    ring = placement.fresh(nodes, spec.model.experts, spec.cluster.replicas)
+    regular = placement.fresh(
+        nodes, spec.model.experts, spec.cluster.replicas, layout=spec.cluster.replica_layout
+    )
     if len(loads) != spec.model.experts or not sum(loads):
-        return ring
-    uneven = _imbalance(ring, len(nodes), loads)
+        return regular
+    uneven = _imbalance(regular, len(nodes), loads)
     if uneven < decision.policy.load_imbalance:
-        return ring
+        return regular
     packed = placement.fresh(nodes, spec.model.experts, spec.cluster.replicas, loads=loads)
     better = _imbalance(packed, len(nodes), loads)
     if uneven < better * decision.policy.load_imbalance:
-        return ring
+        return regular
     decision.say(
-        f"experts are placed by their load: a ring would give one trainer {uneven:.2f} of a fair share, "
+        f"experts are placed by their load: the regular layout would give one trainer {uneven:.2f} of a fair share, "
         f"this placement {better:.2f}"
     )
     return packed

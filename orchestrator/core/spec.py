@@ -17,6 +17,15 @@ class Precision(Enum):
     FLOAT64 = "float64"
 
 
+class ReplicaLayout(Enum):
+    """How replicas lie over the trainers of a new placement."""
+
+    GROUPS = "groups"
+    """`replicas` groups of nodes, each holding every expert once: tokens stay inside a group."""
+    RING = "ring"
+    """Each node shares experts with its neighbours: the load of a lost node falls on two."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     path: str
@@ -30,6 +39,8 @@ class ClusterSpec:
     devices_per_node: int = 1
     replicas: int = 2
     """Live copies of each expert, never two on one node."""
+    replica_layout: ReplicaLayout = ReplicaLayout.GROUPS
+    """A ring is used where the nodes cannot be divided into `replicas` equal groups."""
     trainer_restarts: int = 3
     """How often an agent starts a trainer again before it gives the device up."""
 

@@ -55,8 +55,15 @@ def _carry_out(
 def _do(watch: Watch, pulse: Pulse, groups: dict[int, Group], name: str, values: list[Any]) -> Any:
     match name:
         case "build":
-            generation, rank, world, address = values
-            seat = Seat(generation=generation, rank=rank, world=world, store_address=address, bind_host=HOST)
+            generation, rank, world, address, exchange = values
+            seat = Seat(
+                generation=generation,
+                rank=rank,
+                world=world,
+                store_address=address,
+                bind_host=HOST,
+                exchange=exchange,
+            )
             groups[generation] = build_group(
                 seat,
                 watch=watch,
@@ -71,6 +78,13 @@ def _do(watch: Watch, pulse: Pulse, groups: dict[int, Group], name: str, values:
             tensor = torch.full((1000,), value, dtype=torch.float64)
             groups[generation].all_reduce(tensor)
             return float(tensor[0])
+        case "exchange":
+            generation, value = values
+            tokens = groups[generation].tokens
+            sent, one_each = torch.full((tokens.world,), value, dtype=torch.float64), [1] * tokens.world
+            received = torch.empty_like(sent)
+            tokens.all_to_all(received, sent, one_each, one_each)
+            return received.tolist()
         case "die_in_sum":
             tensor = torch.ones(1000)
             groups[values[0]].all_reduce(tensor, after_start=lambda: os.kill(os.getpid(), signal.SIGKILL))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -56,9 +56,12 @@ def peers() -> Iterator[list[Peer]]:
         peer.pipe.close()
 
 
-def build(peers: list[Peer], generation: int) -> None:
+def build(peers: list[Peer], generation: int, exchanges: Sequence[tuple[int, ...]] = ()) -> None:
+    """All meet; each exchanges tokens among the ranks of its own tuple in `exchanges`, or among all."""
+    everyone = tuple(range(len(peers)))
     for rank, peer in enumerate(peers):
-        peer.tell("build", generation, rank, len(peers), peers[0].address)
+        exchange = next((ranks for ranks in exchanges if rank in ranks), everyone)
+        peer.tell("build", generation, rank, len(peers), peers[0].address, exchange)
     assert [peer.answer() for peer in peers] == [("done", rank) for rank in range(len(peers))]
 
 
@@ -109,10 +112,35 @@ def test_a_meeting_to_which_one_does_not_come_ends_with_the_generation(peers: li
     """A member dies before it has met the others: the next generation does not wait for the time-out of this one."""
     first, second, absent, _ = peers
     for rank, peer in enumerate((first, second)):
-        peer.tell("build", 1, rank, 3, absent.address)
+        peer.tell("build", 1, rank, 3, absent.address, (0, 1, 2))
     absent.process.kill()
     for peer in (first, second):
         peer.tell("end", 2)
         assert peer.answer()[0] in ("GenerationEnded", "CommunicationError")
     build([first, second], 2)
     assert total([first, second], 2) == [11.0] * 2
+
+
+@pytest.mark.parametrize("groups", [[(0, 1), (2, 3)], [(0, 2, 3), (1,)], [(0, 1, 2, 3)]])
+def test_tokens_are_exchanged_within_exchange_groups(
+    peers: list[Peer], groups: list[tuple[int, ...]]
+) -> None:
+    """Each member gets one value from each member of its group, in rank order; sums still go over everybody."""
+    build(peers, 1, groups)
+    for rank, peer in enumerate(peers):
+        peer.tell("exchange", 1, float(rank))
+    expected = [next(group for group in groups if rank in group) for rank in range(len(peers))]
+    assert [peer.answer() for peer in peers] == [("done", [float(r) for r in group]) for group in expected]
+    assert total(peers, 1) == [1111.0] * 4
+
+
+def test_an_exchange_group_does_not_wait_for_a_frozen_peer_of_another(peers: list[Peer]) -> None:
+    """Rank 3 is frozen: ranks 0 and 1 go on exchanging, rank 2 waits until the generation ends."""
+    build(peers, 1, [(0, 1), (2, 3)])
+    os.kill(peers[3].pid, signal.SIGSTOP)
+    for rank, peer in enumerate(peers[:3]):
+        peer.tell("exchange", 1, float(rank))
+    assert [peer.answer() for peer in peers[:2]] == [("done", [0.0, 1.0])] * 2
+    assert not peers[2].pipe.poll(0.5), "its partner is frozen"
+    peers[2].tell("end", 2)
+    assert peers[2].answer()[0] == "GenerationEnded"

@@ -13,7 +13,7 @@ Three rules make the two dispatchers interchangeable, and a step repeatable:
   nothing to differentiate: three forward (counts, rows, answers) and two backward for each dispatch and combine.
 
 Shapes: T tokens here; K choices of a token; J = T*K (token, choice) pairs, token-major; R rows received; D width;
-E experts; H experts held here ("slots", ascending ids); W ranks.
+E experts; H experts held here ("slots", ascending ids); W ranks that exchange tokens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from worker.parallel.routing import Placement, held_experts, route
+from worker.parallel.routing import Route
 
 
 class Exchange(Protocol):
-    """What dispatch needs of a group of ranks (`worker.parallel.groups.Group` is one)."""
+    """What dispatch needs of the ranks that exchange tokens (`worker.parallel.groups.TokenExchange` is one)."""
 
     @property
     def rank(self) -> int: ...
@@ -115,27 +115,26 @@ class LocalDispatcher:
 
 
 class AllToAllDispatcher:
-    """Experts spread over the ranks of a group, some of them in several replicas. No token is ever dropped.
+    """Experts spread over the ranks of an exchange group. No token is ever dropped.
 
-    For each source rank one replica of each expert is fixed by `route`, so the rows a rank receives follow from the
+    For each source rank one replica of each expert is fixed by the route, so the rows a rank receives follow from the
     routing decisions alone. One host synchronisation per dispatch: the counts that size the exchange.
     """
 
-    def __init__(
-        self, group: Exchange, placement: Placement, node_of_rank: Sequence[int | str], device: torch.device
-    ) -> None:
-        """`node_of_rank[r]` names the node of rank r. Raises RoutingError for an expert without a replica."""
+    def __init__(self, group: Exchange, route: Route, device: torch.device) -> None:
+        """`group` spans the ranks of `route.group`, in that order."""
+        assert group.world == len(route.group), f"{group.world} ranks exchange, the route names {route.group}"
         self._group = group
-        self.held: Sequence[int] = held_experts(placement, group.rank)
-        target_E = route(placement, node_of_rank, group.world)[group.rank]
-        experts = len(placement)
+        self.held: Sequence[int] = route.held
+        target_E = route.target_E
+        experts = len(target_E)
         # Experts in the order in which they are sent: by destination, then id.
         sequence = sorted(range(experts), key=lambda expert: (target_E[expert], expert))
         key_E = [0] * experts
         for key, expert in enumerate(sequence):
             key_E[expert] = key
         self._key_E = torch.tensor(key_E, device=device)
-        self._target_E = torch.tensor(target_E, device=device)
+        self._target_E = torch.tensor(target_E, dtype=torch.int64, device=device)
         self._expert_E = torch.arange(experts, device=device)
         self._held_H = torch.tensor(list(self.held), dtype=torch.int64, device=device)
 

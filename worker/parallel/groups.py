@@ -50,6 +50,8 @@ class Seat:
     world: int
     store_address: str
     bind_host: str
+    exchange: tuple[int, ...]
+    """The ranks among which this one exchanges tokens, ascending (`routing.Route.group`)."""
 
 
 class Watch:
@@ -78,11 +80,22 @@ def serve_store(bind_host: str) -> tuple[dist.TCPStore, str]:
     return store, f"{bind_host}:{store.port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backends:
+    """The backend over all members, and the one over an exchange group: the same where nothing is won by two."""
+
+    whole: Any
+    exchange: Any
+
+
 class Group:
     """The collectives of one generation over all its members. Every call returns whole or raises."""
 
-    def __init__(self, backend: Any, seat: Seat, watch: Watch, pulse: Pulse, device: torch.device) -> None:
-        self._backend = backend
+    def __init__(
+        self, backends: _Backends, seat: Seat, watch: Watch, pulse: Pulse, device: torch.device
+    ) -> None:
+        self._backends: _Backends | None = backends
+        self._exchange = seat.exchange
         self._watch = watch
         self._pulse = pulse
         self._cuda = device.type == "cuda"
@@ -92,18 +105,19 @@ class Group:
         self.world = seat.world
         self.on_operation: Callable[[str], None] | None = None
         """Called with the name of each operation before it starts (fault injection in the middle of a phase)."""
+        self.tokens = TokenExchange(self, seat)
 
     def all_reduce(self, tensor: Tensor, *, after_start: Callable[[], None] | None = None) -> None:
         """Sum in place over all members; the same bits on every rank. `after_start` runs before the wait."""
         options = distributed_c10d.AllreduceOptions()  # sums, unless told otherwise
-        self._run("all_reduce", lambda: self._backend.allreduce([tensor], options), after_start)
+        self._run("all_reduce", lambda: self._entered.whole.allreduce([tensor], options), after_start)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """One tensor of equal shape from each rank, in rank order."""
         outputs = [torch.empty_like(tensor) for _ in range(self.world)]
         self._run(
             "all_gather",
-            lambda: self._backend.allgather([outputs], [tensor], distributed_c10d.AllgatherOptions()),
+            lambda: self._entered.whole.allgather([outputs], [tensor], distributed_c10d.AllgatherOptions()),
         )
         return outputs
 
@@ -114,18 +128,41 @@ class Group:
         options = distributed_c10d.AllToAllOptions()
         self._run(
             "all_to_all",
-            lambda: self._backend.alltoall_base(
+            lambda: self._entered.whole.alltoall_base(
                 output, input, list(output_splits), list(input_splits), options
             ),
         )
 
+    def exchange(
+        self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
+    ) -> None:
+        """The same among the members of the exchange group alone; splits are by their order in it."""
+        options = distributed_c10d.AllToAllOptions()
+        if self._entered.exchange is self._entered.whole:
+            output_splits, input_splits = self._over_all(output_splits), self._over_all(input_splits)
+        self._run(
+            "all_to_all",
+            lambda: self._entered.exchange.alltoall_base(
+                output, input, list(output_splits), list(input_splits), options
+            ),
+        )
+
+    def _over_all(self, splits: Sequence[int]) -> Sequence[int]:
+        """The same rows, with none for the members of other exchange groups."""
+        if len(splits) == self.world:
+            return splits
+        whole = [0] * self.world
+        for member, rows in zip(self._exchange, splits, strict=True):
+            whole[member] = rows
+        return whole
+
     def send(self, tensor: Tensor, to: int, tag: int = 0) -> None:
         """Hand a contiguous tensor to one peer."""
-        self._run("send", lambda: self._backend.send([tensor], to, tag))
+        self._run("send", lambda: self._entered.whole.send([tensor], to, tag))
 
     def receive(self, tensor: Tensor, source: int, tag: int = 0) -> None:
         """Fill a contiguous tensor from one peer."""
-        self._run("receive", lambda: self._backend.recv([tensor], source, tag))
+        self._run("receive", lambda: self._entered.whole.recv([tensor], source, tag))
 
     def settle(self) -> None:
         """CUDA only: let the host see that everything queued is done, without a wait that cannot be abandoned."""
@@ -139,9 +176,15 @@ class Group:
 
     def abandon(self) -> None:
         """Leave the group; stuck operations are left to run out in the background."""
-        holder = [self._backend]
-        self._backend = None
+        assert self._backends is not None, "left before"
+        holder = [self._backends]
+        self._backends = None
         _abandoned.keep(holder, self._cuda)
+
+    @property
+    def _entered(self) -> _Backends:
+        assert self._backends is not None, "this group was left"
+        return self._backends
 
     def _run(
         self, name: str, start: Callable[[], Any], after_start: Callable[[], None] | None = None
@@ -180,6 +223,21 @@ class Group:
                 self._watch.check(self.generation)
 
 
+class TokenExchange:
+    """The members of a group that exchange tokens with each other, as ranks 0, 1, ... of their own."""
+
+    def __init__(self, group: Group, seat: Seat) -> None:
+        self._group = group
+        self.rank = seat.exchange.index(seat.rank)
+        self.world = len(seat.exchange)
+
+    def all_to_all(
+        self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
+    ) -> None:
+        """See `dispatch.Exchange`."""
+        self._group.exchange(output, input, output_splits, input_splits)
+
+
 def _first_line(error: BaseException) -> str:
     """What the backend says, without where in its sources it says so and its general advice."""
     text = str(error).strip().split("\n", 1)[0]
@@ -192,12 +250,12 @@ class _Abandoned:
     def __init__(self) -> None:
         self._kept: list[threading.Thread] = []
 
-    def keep(self, holder: list[Any], cuda: bool) -> None:
+    def keep(self, holder: list[_Backends], cuda: bool) -> None:
         """Drop what `holder` holds. Nobody else may refer to it: the last one to let go waits for its threads."""
 
         def drop() -> None:
             if cuda:
-                holder[0].abort()
+                holder[0].whole.abort()
             holder.clear()
 
         thread = threading.Thread(target=drop, name="drop-group", daemon=True)
@@ -223,7 +281,7 @@ def build_group(
     when the store or a member cannot be reached within `regroup_seconds`. The blocking calls of the backend run in
     a thread that is left behind if need be.
     """
-    result: list[Any] = []
+    result: list[_Backends] = []
     failure: list[BaseException] = []
     done = threading.Event()
 
@@ -252,7 +310,9 @@ def build_group(
     return Group(result[0], seat, watch, pulse, device)
 
 
-def _connect(seat: Seat, device: torch.device, regroup_seconds: float, collective_seconds: float) -> Any:
+def _connect(
+    seat: Seat, device: torch.device, regroup_seconds: float, collective_seconds: float
+) -> _Backends:
     patience = timedelta(seconds=regroup_seconds)
     host, _, port = seat.store_address.rpartition(":")
     # A client of its own for each attempt, also on rank 0: a blocked call of an abandoned attempt holds its client.
@@ -260,12 +320,20 @@ def _connect(seat: Seat, device: torch.device, regroup_seconds: float, collectiv
     prefixed = dist.PrefixStore(f"generation-{seat.generation}", store)
     prefixed.set_timeout(patience)
     if device.type == "cuda":
-        return _connect_nccl(prefixed, seat, device, collective_seconds)
+        # One communicator: NCCL sends nothing to, and awaits nothing from, ranks that get no rows.
+        whole = _connect_nccl(prefixed, seat, device, collective_seconds)
+        return _Backends(whole=whole, exchange=whole)
     gloo: Any = dist.ProcessGroupGloo  # its options have no public name
     options = gloo._Options()
     options._timeout = timedelta(seconds=collective_seconds)
     options._devices = [gloo.create_device(hostname=seat.bind_host, lazy_init=False)]
-    return gloo(prefixed, seat.rank, seat.world, options)
+    whole = gloo(prefixed, seat.rank, seat.world, options)
+    if len(seat.exchange) == seat.world:
+        return _Backends(whole=whole, exchange=whole)
+    # gloo would exchange empty messages with everybody, and so wait for everybody.
+    among = dist.PrefixStore(f"exchange-{seat.exchange[0]}", prefixed)
+    exchange = gloo(among, seat.exchange.index(seat.rank), len(seat.exchange), options)
+    return _Backends(whole=whole, exchange=exchange)
 
 
 def _connect_nccl(store: dist.Store, seat: Seat, device: torch.device, collective_seconds: float) -> Any:

@@ -29,6 +29,7 @@ from worker.parallel.groups import Group, Seat, Watch, build_group, serve_store
 from worker.parallel.handshake import ABSENT
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import plan_replicas
+from worker.parallel.routing import Route, plan_route
 from worker.training.acquire import Acquisitions
 from worker.training.data import BatchConfig, DataError, Windows, open_text
 from worker.training.faults import Faults
@@ -237,6 +238,8 @@ class Body:
     def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
         """See `loop.Seating`."""
         self._prepare(assignment)
+        nodes = [member.trainer.rpartition("/")[0] for member in assignment.members]
+        route = plan_route(assignment.placement, nodes, assignment.rank)
         timeouts = self.job.config["timeouts"]
         seat = Seat(
             generation=assignment.number,
@@ -244,6 +247,7 @@ class Body:
             world=len(assignment.members),
             store_address=assignment.members[0].store_address,
             bind_host=self._bind_host,
+            exchange=route.group,
         )
         self._group = group = build_group(
             seat,
@@ -265,7 +269,7 @@ class Body:
                 catch_up_seconds=_CATCH_UP_SECONDS,
             )
         )
-        return self._open(assignment, group), entry
+        return self._open(assignment, group, route), entry
 
     def _prepare(self, assignment: Assignment) -> None:
         """Read or make the state that a first or restored generation goes on from."""
@@ -282,9 +286,8 @@ class Body:
         else:
             self._state.initialise(experts)
 
-    def _open(self, assignment: Assignment, group: Group) -> Session:
-        nodes = [member.trainer.rpartition("/")[0] for member in assignment.members]
-        dispatcher = AllToAllDispatcher(group, assignment.placement, nodes, self._device)
+    def _open(self, assignment: Assignment, group: Group, route: Route) -> Session:
+        dispatcher = AllToAllDispatcher(group.tokens, route, self._device)
         self._state.attach(self._model, dispatcher)
         held = [part_name(part) for part in range(self._state.parts) if self._state.holds(part)]
         self._peers.enter_generation(assignment.number, held)

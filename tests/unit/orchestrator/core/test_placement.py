@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.core import placement
 from orchestrator.core.ids import NodeId, Rank
 from orchestrator.core.placement import Placement
+from orchestrator.core.spec import ReplicaLayout
 
 
 def nodes_of(sizes: list[int]) -> list[NodeId]:
@@ -54,9 +55,58 @@ def test_fresh_placement_on_equal_nodes_is_even(sizes: list[int], count: int, co
     assert max(held) - min(held) <= 1
 
 
-def test_default_placement_is_a_ring() -> None:
-    """Primaries in turn, the backup on the next node: 16 experts on 4 nodes."""
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), experts)
+def test_default_placement_is_in_groups_that_each_hold_every_expert(
+    per_group: int, copies: int, devices: int, count: int
+) -> None:
+    """Groups are runs of whole nodes; all but one leave nothing out when the others die; leads are even."""
+    nodes = nodes_of([devices] * per_group * copies)
+    where = placement.fresh(nodes, count, copies)
+    size = per_group * devices
+    for group in range(copies):
+        ranks = set(range(group * size, (group + 1) * size))
+        assert all(len(ranks & set(holders)) == 1 for holders in where)
+    leads = [sum(holders[0] == rank for holders in where) for rank in range(len(nodes))]
+    assert max(leads) - min(leads) <= 1
+
+
+def test_replicas_in_groups_on_four_nodes() -> None:
+    """16 experts, 2 replicas: two groups of two, led in turn."""
     where = placement.fresh(nodes_of([1, 1, 1, 1]), 16, 2)
+    assert where[:5] == ((0, 2), (1, 3), (2, 0), (3, 1), (0, 2))
+
+
+def test_nodes_that_make_no_groups_get_a_ring() -> None:
+    """Five nodes cannot be halved, and unequal nodes make no equal groups."""
+    assert placement.fresh(nodes_of([1] * 5), 5, 2) == ((0, 1), (1, 2), (2, 3), (3, 4), (4, 0))
+    uneven = nodes_of([1, 2])
+    assert_anti_affine(placement.fresh(uneven, 6, 2), uneven)
+
+
+@given(st.integers(2, 8).filter(lambda nodes: nodes % 2 == 0))
+def test_twins_lose_something_in_fewer_pairs_of_losses_than_a_ring(nodes: int) -> None:
+    """One pair for each node and its twin, against one for each neighbourhood of the ring."""
+    fatal = {
+        layout: sum(
+            bool(set(placement.lost_experts(placement.remove(where, _without(pair, nodes)))))
+            for pair in combinations(range(nodes), 2)
+        )
+        for layout in ReplicaLayout
+        for where in (placement.fresh(nodes_of([1] * nodes), 2 * nodes, 2, layout=layout),)
+    }
+    assert fatal[ReplicaLayout.GROUPS] == nodes // 2 and fatal[ReplicaLayout.RING] == max(
+        1, nodes * (nodes > 2)
+    )
+
+
+def _without(gone: tuple[int, ...], ranks: int) -> dict[Rank, Rank]:
+    kept = [rank for rank in range(ranks) if rank not in gone]
+    return {Rank(old): Rank(new) for new, old in enumerate(kept)}
+
+
+def test_the_ring_puts_the_backup_on_the_next_node() -> None:
+    """Primaries in turn: 16 experts on 4 nodes."""
+    where = placement.fresh(nodes_of([1, 1, 1, 1]), 16, 2, layout=ReplicaLayout.RING)
     assert where[:5] == ((0, 1), (1, 2), (2, 3), (3, 0), (0, 1))
 
 

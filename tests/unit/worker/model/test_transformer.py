@@ -15,6 +15,7 @@ from worker.model.config import ModelConfig, Precision
 from worker.model.router import ForwardContext
 from worker.model.transformer import Prediction
 from worker.parallel.dispatch import AllToAllDispatcher, LocalDispatcher
+from worker.parallel.routing import plan_route
 
 
 def assert_equal(ours: object, theirs: object) -> None:
@@ -115,7 +116,9 @@ def test_placement_and_dealing_change_nothing(world: int, microbatches: int) -> 
     ]
 
     def rank(group: ThreadExchange) -> tuple[Bound, dict[int, float], dict[int, Tensor], list[int]]:
-        dispatcher = AllToAllDispatcher(group, placement, [r // 2 for r in range(world)], CPU)
+        route = plan_route(placement, [r // 2 for r in range(world)], group.rank)
+        exchange = group.among(route.group)
+        dispatcher = AllToAllDispatcher(exchange, route, CPU)
         bound = bound_model(config, dispatcher)
         seen, chosen = {}, {}
         for turn in range(-(-microbatches // world)):
@@ -124,7 +127,7 @@ def test_placement_and_dealing_change_nothing(world: int, microbatches: int) -> 
             loss = bound.loss(window_BC, microbatch=index, parts=microbatches)
             loss.objective.backward()
             seen[index], chosen[index] = loss.objective.item(), loss.count_LE
-        assert group.calls == 5 * config.layers * -(-microbatches // world)
+        assert exchange.calls == 5 * config.layers * -(-microbatches // world)
         return bound, seen, chosen, list(dispatcher.held)
 
     played = run_ranks(world, rank)

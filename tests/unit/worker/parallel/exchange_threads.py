@@ -29,6 +29,13 @@ class ThreadExchange:
         self.fail_at: int | None = None
         """Number of the call (from 1) that raises PeerMissing instead."""
         self._mailboxes = mailboxes
+        self._members: Sequence[int] = range(world)
+
+    def among(self, members: Sequence[int]) -> ThreadExchange:
+        """The same rank's end of the exchange among some ranks, numbered in that order."""
+        part = ThreadExchange(members.index(self.rank), len(members), self._mailboxes)
+        part._members = [self._members[member] for member in members]
+        return part
 
     def all_to_all(
         self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
@@ -40,7 +47,7 @@ class ThreadExchange:
         assert len(input) == sum(input_splits) and len(output) == sum(output_splits)
         with torch.no_grad():
             for peer, rows in enumerate(input.split(list(input_splits))):
-                self._mailboxes[self.rank, peer].put(rows.clone())
+                self._mailboxes[self._members[self.rank], self._members[peer]].put(rows.clone())
             for peer, room in enumerate(output.split(list(output_splits))):
                 rows = self._receive(peer)
                 assert rows.shape == room.shape and rows.dtype == room.dtype, f"{rows.shape} for {room.shape}"
@@ -48,7 +55,7 @@ class ThreadExchange:
 
     def _receive(self, peer: int) -> Tensor:
         try:
-            return self._mailboxes[peer, self.rank].get(timeout=WAIT_SECONDS)
+            return self._mailboxes[self._members[peer], self._members[self.rank]].get(timeout=WAIT_SECONDS)
         except Empty:
             raise PeerMissing(f"rank {self.rank} waits for rank {peer} in call {self.calls}") from None
 

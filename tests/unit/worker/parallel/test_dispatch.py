@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests.unit.worker.parallel.exchange_threads import PeerMissing, ThreadExchange, run_ranks
 from worker.parallel.dispatch import AllToAllDispatcher, Dispatcher, LocalDispatcher
+from worker.parallel.routing import plan_route
 
 D = 5
 CPU = torch.device("cpu")
@@ -77,14 +78,23 @@ def play(dispatcher: Dispatcher, x_TD: Tensor, expert_TK: Tensor, weight_EDD: Te
     return Outcome(y_TKD=y_TKD.detach(), grad_TD=x_TD.grad, grad_EDD=grad_EDD)
 
 
+def over_ranks(
+    group: ThreadExchange, placement: list[list[int]], nodes: list[int]
+) -> tuple[AllToAllDispatcher, ThreadExchange]:
+    """The dispatcher of one rank, and the exchange among its group alone."""
+    route = plan_route(placement, nodes, group.rank)
+    exchange = group.among(route.group)
+    return AllToAllDispatcher(exchange, route, CPU), exchange
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_equal_to_the_local_oracle(seed: int) -> None:
     case = random_case(seed)
 
     def rank(group: ThreadExchange) -> Outcome:
-        dispatcher = AllToAllDispatcher(group, case.placement, case.nodes, CPU)
+        dispatcher, exchange = over_ranks(group, case.placement, case.nodes)
         outcome = play(dispatcher, case.x[group.rank], case.expert[group.rank], case.weight_EDD)
-        assert group.calls == 5, "three exchanges forward and two backward, whatever the rank has to do"
+        assert exchange.calls == 5, "three exchanges forward and two backward, whatever the rank has to do"
         return outcome
 
     outcomes = run_ranks(case.world, rank)
@@ -108,7 +118,7 @@ def test_rows_are_ordered_by_expert_then_source_then_token(seed: int) -> None:
     ]
 
     def rank(group: ThreadExchange) -> list[tuple[int, ...]]:
-        dispatcher = AllToAllDispatcher(group, case.placement, case.nodes, CPU)
+        dispatcher, _ = over_ranks(group, case.placement, case.nodes)
         dispatched = dispatcher.dispatch(label_TD[group.rank], case.expert[group.rank])
         dispatcher.combine(dispatched.rows_RD, dispatched.receipt)
         slot_R = torch.repeat_interleave(torch.arange(len(dispatcher.held)), dispatched.count_H)
@@ -130,7 +140,8 @@ def test_rows_are_ordered_by_expert_then_source_then_token(seed: int) -> None:
 
 
 def identity_over_ranks(group: ThreadExchange, x_TD: Tensor) -> Tensor:
-    dispatcher = AllToAllDispatcher(group, [[0], [1]], [0, 1], CPU)
+    """Two ranks with one expert each, both chosen by every token."""
+    dispatcher = AllToAllDispatcher(group, plan_route([[0], [1]], [0, 1], group.rank), CPU)
     expert_TK = torch.tensor([[0, 1]]).expand(len(x_TD), 2)
     dispatched = dispatcher.dispatch(x_TD, expert_TK)
     return dispatcher.combine(dispatched.rows_RD, dispatched.receipt)
@@ -185,7 +196,7 @@ def test_two_runs_give_the_same_bits() -> None:
     case = random_case(3)
 
     def rank(group: ThreadExchange) -> Sequence[Tensor]:
-        dispatcher = AllToAllDispatcher(group, case.placement, case.nodes, CPU)
+        dispatcher, _ = over_ranks(group, case.placement, case.nodes)
         outcome = play(dispatcher, case.x[group.rank], case.expert[group.rank], case.weight_EDD)
         return outcome.y_TKD, outcome.grad_TD, outcome.grad_EDD
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.parallel.routing import RoutingError, held_experts, route
+from worker.parallel.routing import RoutingError, exchange_groups, held_experts, plan_route, route
 
 
 @st.composite
@@ -57,12 +57,49 @@ def test_ranks_share_what_experts_with_one_replica_left_uneven() -> None:
     # Experts 0 and 1 stand on rank 0 alone; expert 2 may go to 0 or 1, so ranks 2 and 3 should not burden 0 further
     # than its own replica count forces: one source each.
     table = route([[0], [0], [0, 1]], [0, 1, 2, 3], 4)
-    assert [row[2] for row in table] == [0, 1, 1, 0]
+    assert sorted(row[2] for row in table[2:]) == [0, 1]
 
 
 def test_a_node_keeps_its_traffic() -> None:
     placement = [[0, 2], [1, 3]]
     assert route(placement, ["a", "a", "b", "b"], 4) == ((0, 1), (0, 1), (2, 3), (2, 3))
+
+
+def grouped(size: int, groups: int, experts: int) -> list[list[int]]:
+    """Each group of `size` ranks holds every expert once; the lead goes around."""
+    return [
+        [(expert // size + group) % groups * size + expert % size for group in range(groups)]
+        for expert in range(experts)
+    ]
+
+
+@pytest.mark.parametrize("size, groups", [(2, 2), (4, 2), (2, 3), (3, 4), (1, 3), (4, 1)])
+def test_replicas_in_groups_keep_tokens_in_the_group(size: int, groups: int) -> None:
+    world = size * groups
+    table = route(grouped(size, groups, 12), list(range(world)), world)
+    expected = [tuple(range(group * size, (group + 1) * size)) for group in range(groups)]
+    assert list(exchange_groups(table)) == expected
+
+
+def test_after_a_loss_only_its_group_reaches_into_another() -> None:
+    """Three groups of two; rank 1 is gone (2..5 are 1..4 now): rank 0 is served by one twin of the lost rank."""
+    placement = [[rank - (rank > 1) for rank in ranks if rank != 1] for ranks in grouped(2, 3, 12)]
+    table = route(placement, list(range(5)), 5)
+    assert sorted(map(len, exchange_groups(table))) == [2, 3]
+
+
+@given(worlds())
+def test_an_exchange_group_is_closed_and_every_member_agrees_on_it(
+    case: tuple[list[list[int]], list[int], int],
+) -> None:
+    placement, nodes, world = case
+    table = route(placement, nodes, world)
+    routes = [plan_route(placement, nodes, rank) for rank in range(world)]
+    assert sorted(rank for group in exchange_groups(table) for rank in group) == list(range(world))
+    for rank, mine in enumerate(routes):
+        assert rank in mine.group and mine.held == held_experts(placement, rank)
+        assert tuple(mine.group[target] for target in mine.target_E) == table[rank]
+        assert all(routes[member].group == mine.group for member in mine.group)
 
 
 def test_held_experts_are_ascending() -> None:
