@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from orchestrator.core import spec_rules
+from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.spec_mapping import SpecError, from_mapping
-from orchestrator.core.spec_rules import Problem
 
 __all__ = ["JobFileError", "Problem", "load_job_file"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 
-from orchestrator.core.spec_rules import Problem
+from orchestrator.core.problems import Problem
 
 
 class ExitCode(IntEnum):

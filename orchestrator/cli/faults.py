@@ -9,14 +9,21 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 
+from orchestrator.core.problems import Problem
 from orchestrator.core.spec import FaultSpec
-from orchestrator.core.spec_rules import Problem
 
 EXAMPLE = "step=60,kind=sigkill,node=node-2"
 
 _NAMES = tuple(each.name for each in fields(FaultSpec))
 _REQUIRED = tuple(each.name for each in fields(FaultSpec) if each.default is MISSING)
-_NUMBERS = ("step", "device")
+_NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
+    "step": (int, "a whole number"),
+    "device": (int, "a whole number"),
+    "bit": (int, "a whole number"),
+    "duration_steps": (int, "a whole number"),
+    "factor": (float, "a number"),
+}
+"""Fields that are numbers: how they are read, and what to call them."""
 
 
 def parse_faults(texts: Sequence[str]) -> tuple[tuple[FaultSpec, ...], tuple[Problem, ...]]:
@@ -45,8 +52,8 @@ def _parse(text: str) -> FaultSpec | list[Problem]:
             problems.append(_problem(entry, f"unknown name: {hint}"))
         elif name in values:
             problems.append(_problem(entry, f"{name!r} is given twice: use --fail again for another failure"))
-        elif name in _NUMBERS and not value.isdecimal():
-            problems.append(_problem(entry, f"{name} is a whole number"))
+        elif name in _NUMBERS and _number(name, value) is None:
+            problems.append(_problem(entry, f"{name} is {_NUMBERS[name][1]}"))
         else:
             values[name] = value
     missing = [name for name in _REQUIRED if name not in values]
@@ -54,8 +61,16 @@ def _parse(text: str) -> FaultSpec | list[Problem]:
         problems.append(_problem(text, f"lacks {', '.join(missing)}: for example {EXAMPLE}"))
     if problems:
         return problems
-    numbers = {name: int(values.pop(name)) for name in _NUMBERS if name in values}
+    numbers = {name: _number(name, values.pop(name)) for name in _NUMBERS if name in values}
     return FaultSpec(**values, **numbers)  # type: ignore[arg-type]
+
+
+def _number(name: str, value: str) -> int | float | None:
+    """None for a text that is no such number."""
+    try:
+        return _NUMBERS[name][0](value)
+    except ValueError:
+        return None
 
 
 def _problem(value: str, remedy: str) -> Problem:

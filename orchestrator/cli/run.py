@@ -69,12 +69,17 @@ def run(
       understudy run --resume runs/a --steps 400    # and further than was planned
 
     \b
-    failures to inject (--fail, repeatable), each a real signal at an exact point:
+    failures to inject (--fail, repeatable), each the real thing at an exact point:
       step=60           the step in which it happens
-      kind=sigkill      the node dies; kind=sigstop: it freezes, and no socket tells
-      node=node-2       who
+      node=node-2       who; device=0
+      kind=sigkill      the node dies; sigstop: it freezes, and no socket tells (target=trainer: only its trainer)
+           exit         the trainer ends itself with status 3
+           slow         it computes factor=3 times as long, for duration_steps=20
+           nan          a gradient of it is no number: part=dense or part=expert-00003
+           bitflip      one bit of a replica: part=, tensor=weights|m|v, bit=22
+           disk-full    the next shard that it writes meets a full disk
+           torn-shard   half a shard of the newest checkpoint is gone
       phase=forward     dispatch, backward, reduce, vote, optimizer, boundary, checkpoint, regroup, acquire
-      target=node       agent and trainers; target=trainer: only the process that trains
 
     \b
     exit codes:

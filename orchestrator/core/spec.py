@@ -111,17 +111,30 @@ class TimeoutSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultSpec:
-    """A failure to inject: a real signal, sent by the victim to itself at an exact point."""
+    """A failure to inject: the real thing, done by the victim to itself at an exact point (`fault_rules.py`).
+
+    Fields of text that are empty, and `bit` -1, stand for what is usual for the kind.
+    """
 
     kind: str
-    """sigkill | sigstop"""
+    """sigkill | sigstop | exit | slow | nan | bitflip | disk-full | torn-shard"""
     node: str
     step: int
-    phase: str = "forward"
+    phase: str = ""
     """forward | dispatch | backward | reduce | vote | optimizer | boundary | checkpoint | regroup | acquire"""
-    target: str = "node"
+    target: str = ""
     """node (agent and trainers) | trainer"""
     device: int = 0
+    part: str = ""
+    """Of nan and bitflip: dense, or an expert such as expert-00003 (default: the first one that the victim holds)."""
+    tensor: str = "weights"
+    """Of bitflip: weights | m | v"""
+    bit: int = -1
+    """Of bitflip: 0 is the lowest; the default is the highest of the fraction, which keeps the number finite."""
+    factor: float = 3.0
+    """Of slow: how many times longer the victim computes."""
+    duration_steps: int = 20
+    """Of slow: for how many steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

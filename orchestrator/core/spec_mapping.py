@@ -14,8 +14,8 @@ from enum import Enum
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
+from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
-from orchestrator.core.spec_rules import Problem
 
 
 class SpecError(ValueError):

@@ -8,25 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
+from orchestrator.core import fault_rules
 from orchestrator.core.ids import NodeId
-from orchestrator.core.spec import ClusterSpec, FaultSpec, JobSpec, ModelSpec, TimeoutSpec
-
-FAULT_KINDS = ("sigkill", "sigstop")
-FAULT_PHASES = (
-    "forward",
-    "dispatch",
-    "backward",
-    "reduce",
-    "vote",
-    "optimizer",
-    "boundary",
-    "checkpoint",
-    "regroup",
-    "acquire",
-)
-FAULT_TARGETS = ("node", "trainer")
+from orchestrator.core.problems import Problem
+from orchestrator.core.spec import ClusterSpec, JobSpec, ModelSpec, TimeoutSpec
 
 BYTE_VALUES = 256
 
@@ -45,19 +32,6 @@ _AT_LEAST_ZERO = frozenset(
     }
 )
 """Numbers that may be 0; all others must be positive."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """One thing that is wrong with a job: the field by its dotted name, what it holds, what to do about it."""
-
-    field: str
-    value: object
-    remedy: str
-
-    def __str__(self) -> str:
-        shown = self.value if isinstance(self.value, str) and self.value else repr(self.value)
-        return f"{self.field}: {shown}: {self.remedy}"
 
 
 def node_ids(cluster: ClusterSpec) -> tuple[NodeId, ...]:
@@ -81,8 +55,7 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
         *_timeouts(spec.timeouts),
     )
     found += [problem for fields_read, problem in relations if not odd.intersection(fields_read)]
-    for index, fault in enumerate(spec.faults):
-        found += _fault(spec, index, fault)
+    found += fault_rules.problems(spec, node_ids(spec.cluster))
     return tuple(found)
 
 
@@ -191,22 +164,3 @@ def _timeouts(timeouts: TimeoutSpec) -> Iterator[type_of_relation]:
             remedy = f"must be longer than timeouts.{shorter} ({low:g}), else {because}"
             problem = Problem(field=f"timeouts.{longer}", value=high, remedy=remedy)
             yield (f"timeouts.{shorter}", f"timeouts.{longer}"), problem
-
-
-def _fault(spec: JobSpec, index: int, fault: FaultSpec) -> Iterator[Problem]:
-    prefix = f"faults.{index}"
-    choices = (
-        ("kind", fault.kind, FAULT_KINDS),
-        ("phase", fault.phase, FAULT_PHASES),
-        ("target", fault.target, FAULT_TARGETS),
-        ("node", fault.node, tuple(str(node) for node in node_ids(spec.cluster))),
-    )
-    for name, value, allowed in choices:
-        if value not in allowed:
-            yield Problem(field=f"{prefix}.{name}", value=value, remedy=f"choose one of {', '.join(allowed)}")
-    if not 1 <= fault.step <= spec.steps:
-        remedy = f"steps of this job are 1 to {spec.steps}"
-        yield Problem(field=f"{prefix}.step", value=fault.step, remedy=remedy)
-    if not 0 <= fault.device < spec.cluster.devices_per_node:
-        remedy = f"devices of a node are 0 to {spec.cluster.devices_per_node - 1}"
-        yield Problem(field=f"{prefix}.device", value=fault.device, remedy=remedy)

@@ -1,22 +1,30 @@
-"""Injected failures: real signals, sent by the victim to itself at an exact step and phase.
+"""Injected failures: which strike whom and when. Each is the real thing, done by the victim to itself.
 
-The job's `faults` list names node, step, phase, target and kind. Each strikes once in the life of a work
-directory, at the first such phase at or after its step: a marker file is created first, so that a step that is redone
-or a process that comes back is spared.
+The job's `faults` list names node, step, phase, target and kind; `orchestrator/core/fault_rules.py` says which kinds
+there are. Each strikes once in the life of a work directory, at the first such phase at or after its step at which it
+can: a marker file is created first, so that a step that is redone or a process that comes back is spared. A slow
+trainer is the exception: it stays slow for its steps, whatever happens.
 Phases are those of `parallel/pulse.py` plus `dispatch` (in the middle of a forward pass, at its first all-to-all),
 `vote` (own vote cast, result unknown) and `optimizer` (some parts written, others not).
+Next: `fault_effects.py`, what each kind does.
 """
 
 from __future__ import annotations
 
 import os
-import signal
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_SIGNALS = {"sigkill": signal.SIGKILL, "sigstop": signal.SIGSTOP}
+from worker.training.fault_effects import EFFECTS, Impossible, Target, Victim, fill_disk
+
+_USUAL_PHASE = {"nan": "reduce", "disk-full": "checkpoint", "torn-shard": "boundary"}
+"""Of the kinds for which it is not `forward`."""
+_USUALLY_A_NODE = ("sigkill", "sigstop")
+_KINDS = (*EFFECTS, "slow", "disk-full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,41 +33,111 @@ class Fault:
 
     number: int
     """Position in the job's list: names the marker file."""
-    signal: signal.Signals
+    kind: str
     step: int
     phase: str
-    whole_node: bool
+    target: Target
+    factor: float
+    duration_steps: int
+
+
+def _read(number: int, values: Mapping[str, Any]) -> Fault:
+    kind = str(values["kind"])
+    if kind not in _KINDS:
+        raise KeyError(kind)
+    target = str(values["target"]) or ("node" if kind in _USUALLY_A_NODE else "trainer")
+    return Fault(
+        number=number,
+        kind=kind,
+        step=int(values["step"]),
+        phase=str(values["phase"]) or _USUAL_PHASE.get(kind, "forward"),
+        target=Target(
+            whole_node=target == "node",
+            part=str(values["part"]),
+            tensor=str(values["tensor"]),
+            bit=int(values["bit"]),
+        ),
+        factor=float(values["factor"]),
+        duration_steps=int(values["duration_steps"]),
+    )
+
+
+class Clock:
+    """What a slow trainer needs of time."""
+
+    def worked(self) -> float:
+        """Processor seconds of this thread."""
+        return time.thread_time()
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        time.sleep(seconds)
 
 
 class Faults:
-    """The failures that concern one trainer. `strike` costs one tuple look-up when there are none."""
+    """The failures that concern one trainer. `strike` costs two look-ups of empty tuples when there are none."""
 
-    def __init__(self, faults: Sequence[Mapping[str, Any]], trainer: str, markers: Path) -> None:
+    def __init__(
+        self,
+        faults: Sequence[Mapping[str, Any]],
+        trainer: str,
+        markers: Path,
+        victim: Victim,
+        clock: Clock | None = None,
+    ) -> None:
         self._markers = markers
-        self._mine = tuple(
-            Fault(
-                number=number,
-                signal=_SIGNALS[fault["kind"]],
-                step=int(fault["step"]),
-                phase=str(fault["phase"]),
-                whole_node=fault["target"] == "node",
-            )
-            for number, fault in enumerate(faults)
-            if f"{fault['node']}/{fault['device']}" == trainer
-        )
+        self._clock = clock or Clock()
+        self._victim = victim
+        mine = [
+            _read(number, values)
+            for number, values in enumerate(faults)
+            if f"{values['node']}/{values['device']}" == trainer
+        ]
+        self._slow = tuple(fault for fault in mine if fault.kind == "slow")
+        self._disk = tuple(fault for fault in mine if fault.kind == "disk-full")
+        self._mine = tuple(fault for fault in mine if fault.kind in EFFECTS)
+        self._worked = 0.0
 
     def strike(self, step: int, phase: str) -> None:
-        """Fail here if the job says so: the agent first (its parent process), then this process."""
+        """Fail here if the job says so. Called at every phase, by the thread that is in it."""
+        if self._slow and phase != "acquire":
+            self._drag(step)
         for fault in self._mine:
-            if step >= fault.step and fault.phase == phase and self._claim(fault.number):
-                if fault.whole_node:
-                    os.kill(os.getppid(), fault.signal)
-                os.kill(os.getpid(), fault.signal)
+            if step >= fault.step and fault.phase == phase and not self._marker(fault).exists():
+                self._strike(fault)
 
-    def _claim(self, number: int) -> bool:
+    def shard_begins(self, step: int, file: Path) -> None:
+        """A shard of the checkpoint of `step` is about to be written to `file`: there may be no room for it."""
+        for fault in self._disk:
+            if step >= fault.step and self._claim(fault):
+                fill_disk(file)
+
+    def _strike(self, fault: Fault) -> None:
+        effect = EFFECTS[fault.kind]
+        try:
+            if effect.possible(self._victim, fault.target) and self._claim(fault):
+                effect.strike(self._victim, fault.target)
+        except Impossible as error:
+            self._claim(fault)
+            print(
+                f"fault {fault.number} ({fault.kind}) does not strike: {error}", file=sys.stderr, flush=True
+            )
+
+    def _drag(self, step: int) -> None:
+        """Make what this thread computed since the last phase take longer, by `factor` of its processor time."""
+        computed = self._clock.worked() - self._worked
+        for fault in self._slow:
+            if fault.step <= step < fault.step + fault.duration_steps:
+                self._clock.pause((fault.factor - 1.0) * computed)
+        self._worked = self._clock.worked()
+
+    def _marker(self, fault: Fault) -> Path:
+        return self._markers / f"fault-{fault.number}"
+
+    def _claim(self, fault: Fault) -> bool:
         self._markers.mkdir(parents=True, exist_ok=True)
         try:
-            (self._markers / f"fault-{number}").touch(exist_ok=False)
+            os.close(os.open(self._marker(fault), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         except FileExistsError:
             return False
         return True

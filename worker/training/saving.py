@@ -27,7 +27,7 @@ from worker.agent.messages import (
 )
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.manifest import Manifest, PartEntry, Piece, shard_from_mapping, shard_to_mapping
-from worker.checkpointing.names import CheckpointId, parse_sealed
+from worker.checkpointing.names import CheckpointId, parse_sealed, shard_file, temporary
 from worker.checkpointing.plan import plan_shards
 from worker.checkpointing.reader import CheckpointReader, Expected
 from worker.checkpointing.sealing import delete, seal, sweep
@@ -64,13 +64,20 @@ class Saves:
     """The checkpoints of one trainer."""
 
     def __init__(
-        self, root: Path, identity: Identity, state: TrainingState, report: Callable[[Report], None]
+        self,
+        root: Path,
+        identity: Identity,
+        state: TrainingState,
+        report: Callable[[Report], None],
+        before_shard: Callable[[int, Path], None],
     ) -> None:
+        """`before_shard` hears of each shard, by step and file, before it is written (fault injection)."""
         self._storage = FileStorage(root)
         self._root = root
         self._identity = identity
         self._state = state
         self._report = report
+        self._before_shard = before_shard
         buffer = SnapshotBuffer(pinned=state.dense_P.is_cuda)
         self._writer = CheckpointWriter(storage=self._storage, buffer=buffer, limits=WriteLimits())
         self._chores: queue.Queue[SealCheckpoint | DeleteCheckpoint] = queue.Queue(_CHORES_LIMIT)
@@ -87,6 +94,9 @@ class Saves:
             self._report(self._written(order.request, checkpoint, assignment.rank, "", 0))
             return
         states = {name: state.part(part_number(name)) for name in names}
+        self._before_shard(
+            checkpoint.step, self._root / checkpoint.partial / temporary(shard_file(assignment.rank))
+        )
         answer = self._writer.save(request, states, lambda outcome: self._finished(order.request, outcome))
         if isinstance(answer, Busy):
             reason = f"step {answer.step} is still being written after {answer.held_seconds:.1f} s"

@@ -32,6 +32,7 @@ from worker.parallel.reduce import plan_replicas
 from worker.parallel.routing import Route, plan_route
 from worker.training.acquire import Acquisitions
 from worker.training.data import BatchConfig, DataError, Windows, open_text
+from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
 from worker.training.loop import Loop
 from worker.training.optimizer import AdamW, OptimizerConfig
@@ -216,10 +217,12 @@ class Body:
             layout=self._state.layout_id,
             precision=str(self._state.dense_P.dtype).removeprefix("torch."),
         )
-        self.saves = Saves(frame.workdir / "checkpoints", identity, self._state, channel.send)
+        checkpoints = frame.workdir / "checkpoints"
+        victim = Victim(state=self._state, checkpoints=checkpoints)
+        self._faults = Faults(config["faults"], trainer, frame.workdir / "faults", victim)
+        self.saves = Saves(checkpoints, identity, self._state, channel.send, self._faults.shard_begins)
         self._group: Group | None = None
         self._begun = ABSENT
-        self._faults = Faults(config["faults"], trainer, frame.workdir / "faults")
         frame.pulse.on_enter = self._faults.strike
 
     def ready(self) -> Ready:

@@ -11,7 +11,6 @@ from orchestrator.core.spec import (
     CheckpointSpec,
     ClusterSpec,
     DataSpec,
-    FaultSpec,
     JobSpec,
     ModelSpec,
     OptimizerSpec,
@@ -100,29 +99,6 @@ def test_remedy_names_numbers_that_would_do() -> None:
 def test_number_that_is_wrong_by_itself_is_not_blamed_for_its_relations() -> None:
     """With zero nodes the replicas are not the mistake."""
     assert fields_of(replace(SOUND, cluster=ClusterSpec(nodes=0))) == ["cluster.nodes"]
-
-
-@pytest.mark.parametrize(
-    "fault, field",
-    [
-        (FaultSpec(kind="sigterm", node="node-1", step=1), "faults.0.kind"),
-        (FaultSpec(kind="sigkill", node="node-9", step=1), "faults.0.node"),
-        (FaultSpec(kind="sigkill", node="node-1", step=1, phase="lunch"), "faults.0.phase"),
-        (FaultSpec(kind="sigkill", node="node-1", step=1, target="rack"), "faults.0.target"),
-        (FaultSpec(kind="sigkill", node="node-1", step=201), "faults.0.step"),
-        (FaultSpec(kind="sigkill", node="node-1", step=0), "faults.0.step"),
-        (FaultSpec(kind="sigkill", node="node-1", step=1, device=1), "faults.0.device"),
-    ],
-)
-def test_fault_that_would_never_strike_is_refused(fault: FaultSpec, field: str) -> None:
-    """A misspelt failure would make a chaos test pass for the wrong reason."""
-    assert fields_of(replace(SOUND, faults=(fault,))) == [field]
-
-
-def test_fault_on_a_spare_is_sound() -> None:
-    """Spares are nodes too; by the time the fault strikes they may have a seat."""
-    fault = FaultSpec(kind="sigstop", node="node-5", step=200, phase="acquire")
-    assert problems(replace(SOUND, faults=(fault,))) == ()
 
 
 def test_nodes_are_numbered_from_one_with_spares_last() -> None:
