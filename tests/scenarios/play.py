@@ -21,6 +21,7 @@ from orchestrator.core.spec import (
     DataSpec,
     JobSpec,
     ModelSpec,
+    ReplicaLayout,
     TimeoutSpec,
 )
 from orchestrator.core.state import CheckpointState
@@ -78,7 +79,7 @@ def play(blocks: list[Block]) -> World:
 
 
 def small_job(**settings: int) -> JobSpec:
-    """Four nodes and a spare with four experts, unless told otherwise."""
+    """Four nodes and a spare with four experts in a ring, unless told otherwise."""
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
     unknown = set(settings) - set(chosen)
     assert not unknown, f"{sorted(unknown)} are no settings of a job"
@@ -92,6 +93,7 @@ def small_job(**settings: int) -> JobSpec:
             spares=chosen["spares"],
             devices_per_node=chosen["devices"],
             replicas=chosen["replicas"],
+            replica_layout=ReplicaLayout.RING,
         ),
         batch=BatchSpec(microbatches=6),
         model=ModelSpec(experts=chosen["experts"]),
