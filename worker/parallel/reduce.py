@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.parallel.dispatch import Exchange
 from worker.parallel.groups import Group
 
 Placement = Sequence[Sequence[int]]
@@ -60,33 +61,49 @@ def plan_replicas(placement: Placement, rank: int, world: int) -> ReplicaPlan:
 
 def reduce_dense(group: Group, gradient_P: Tensor) -> None:
     """Sum the dense gradient over all members, in place, bitwise equal everywhere."""
-    if group.world == 1:
-        return
-    travelling_P = gradient_P.clone()
-    group.all_reduce(travelling_P)
-    gradient_P.copy_(travelling_P)
+    if group.world > 1:
+        group.all_reduce(gradient_P)
 
 
-def reduce_experts(group: Group, plan: ReplicaPlan, gradient_EN: Tensor) -> None:
-    """Sum the rows of replicated experts over their replicas, in place, bitwise equal on all replicas.
+class ReplicaReduction:
+    """Carries out a plan in one generation: its buffers serve every step of it and no other generation."""
 
-    Takes part in the exchange even with nothing to send, as every member must.
-    """
-    if group.world == 1:
-        return
-    width = gradient_EN.shape[1]
-    sent_RN = gradient_EN.new_empty(len(plan.send_slots), width)
-    for place, slot in enumerate(plan.send_slots):
-        sent_RN[place].copy_(gradient_EN[slot])
-    received_RN = torch.empty_like(sent_RN)
-    flat = [rows * width for rows in plan.splits]
-    group.all_to_all(received_RN.view(-1), sent_RN.view(-1), flat, flat)
-    for slot, addends in plan.sums:
-        rows = [gradient_EN[slot] if addend < 0 else received_RN[addend] for addend in addends]
-        if len(rows) == 2:
-            torch.add(rows[0], rows[1], out=gradient_EN[slot])
-            continue
-        total_N = rows[0] + rows[1]
-        for row in rows[2:]:
-            total_N += row
-        gradient_EN[slot].copy_(total_N)
+    def __init__(self, plan: ReplicaPlan, gradient_EN: Tensor) -> None:
+        """`gradient_EN` gives shape and device only."""
+        rows, width = len(plan.send_slots), gradient_EN.shape[1]
+        self._plan = plan
+        self._splits = [count * width for count in plan.splits]
+        self._received_RN = gradient_EN.new_empty(rows, width)
+        # Every expert here has one other replica, and they are met in order: nothing needs to be gathered first.
+        self._as_they_lie = plan.send_slots == tuple(range(len(gradient_EN)))
+        self._sent_RN = None if self._as_they_lie else gradient_EN.new_empty(rows, width)
+
+    def reduce(self, group: Exchange, gradient_EN: Tensor) -> None:
+        """Sum the rows of replicated experts over their replicas, in place, bitwise equal on all replicas.
+
+        Takes part in the exchange even with nothing to send, as every member must.
+        """
+        if group.world == 1:
+            return
+        received_RN = self._received_RN
+        sent_RN = self._gather(gradient_EN)
+        group.all_to_all(received_RN.view(-1), sent_RN.view(-1), self._splits, self._splits)
+        if self._as_they_lie:
+            gradient_EN.add_(received_RN)  # two addends: equal bits in either order
+            return
+        for slot, addends in self._plan.sums:
+            rows = [gradient_EN[slot] if addend < 0 else received_RN[addend] for addend in addends]
+            if len(rows) == 2:
+                torch.add(rows[0], rows[1], out=gradient_EN[slot])
+                continue
+            total_N = rows[0] + rows[1]
+            for row in rows[2:]:
+                total_N += row
+            gradient_EN[slot].copy_(total_N)
+
+    def _gather(self, gradient_EN: Tensor) -> Tensor:
+        if self._sent_RN is None:
+            return gradient_EN
+        for place, slot in enumerate(self._plan.send_slots):
+            self._sent_RN[place].copy_(gradient_EN[slot])
+        return self._sent_RN

@@ -1,10 +1,10 @@
-"""AdamW (arXiv 1711.05101) on flat parts: one row of numbers at a time, whatever layers it holds.
+"""AdamW (arXiv 1711.05101) on flat parts: rows of numbers, whatever layers they hold.
 
 Replicas of an expert lie beside other rows on each rank, at other addresses, yet must stay equal to the last bit. The
-update is therefore made row by row, with torch's fused kernel, whose result for an element depends on that element
-alone: not on the row's length, position, alignment, company or the number of threads (the tests compare bits). There
-is no state beside the moments: the step number gives bias correction and learning rate, so one row can be replayed
-alone from logged gradients. What must not live here: collectives, and the decision to commit.
+update is therefore torch's fused kernel, whose result for an element depends on that element alone: not on the row's
+length, position, alignment, company or the number of threads (the tests compare bits). There is no state beside the
+moments: the step number gives bias correction and learning rate, so one row can be replayed alone from logged
+gradients, as well as all rows be updated as one. What must not live here: collectives, and the decision to commit.
 
 Shapes: P elements of a part.
 """
@@ -16,13 +16,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from worker.model.fields import read_fields, require
 from worker.training.learning_rate import learning_rate
 
 # Keeps the division finite where all gradients are zero (torch.nn.utils.clip_grad_norm_ uses the same).
 CLIP_EPSILON = 1e-6
+# Elements updated at a time: few calls, and little room for the clipped gradient.
+_BLOCK_CPU = 1 << 20
+_BLOCK_DEVICE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,27 +101,28 @@ class AdamW:
         `clip` is the coefficient of the whole step, from the norm over all parts.
         """
         assert part.weight_P.shape == grad_P.shape == part.m_P.shape == part.v_P.shape, "one shape for all"
-        clipped_P = torch.mul(grad_P, clip, out=self._scratch(grad_P))
         rate = self.learning_rate(step)
-        cut = part.decay_length
-        for span, decay in ((slice(0, cut), self._config.weight_decay), (slice(cut, None), 0.0)):
-            weight, m, v, grad = part.weight_P[span], part.m_P[span], part.v_P[span], clipped_P[span]
-            if weight.numel() > 0:
+        cut, length = part.decay_length, len(grad_P)
+        block = _BLOCK_CPU if grad_P.device.type == "cpu" else _BLOCK_DEVICE
+        for first, last, decay in ((0, cut, self._config.weight_decay), (cut, length, 0.0)):
+            for start in range(first, last, block):
+                span = slice(start, min(start + block, last))
+                weight, m, v, grad = part.weight_P[span], part.m_P[span], part.v_P[span], grad_P[span]
+                if clip != 1.0:
+                    grad = torch.mul(grad, clip, out=self._scratch(grad))
                 self._update_span(weight, grad, m, v, step, rate, decay)
 
     def _update_span(
         self, weight: Tensor, grad: Tensor, m: Tensor, v: Tensor, step: int, rate: float, decay: float
     ) -> None:
-        # The function counts the step up before it corrects the bias.
-        before = torch.tensor(float(step - 1), dtype=torch.float32, device=weight.device)
-        adamw(
+        # What torch.optim.AdamW(fused=True) calls, without its grouping of tensors, which costs more than the update.
+        torch._fused_adamw_(
             [weight],
             [grad],
             [m],
             [v],
             [],
-            [before],
-            fused=True,
+            [torch.tensor(float(step), dtype=torch.float32, device=weight.device)],
             amsgrad=False,
             maximize=False,
             beta1=self._config.beta1,
@@ -130,7 +133,7 @@ class AdamW:
         )
 
     def _scratch(self, grad_P: Tensor) -> Tensor:
-        """Room for one clipped gradient, kept between calls: the largest part so far."""
+        """Room for one block of a clipped gradient, kept between calls."""
         scratch = self._clipped_P
         if (
             scratch is None

@@ -61,6 +61,8 @@ def enter(entrance: Entrance) -> Entry:
     if completes:
         assert resumption.tally is not None
         entrance.complete(resumption.committed, resumption.tally)
+    else:
+        state.renew_gradients()
     if resumption.transfers:
         entrance.acquisitions.catch_up(resumption.committed, entrance.catch_up_seconds)
         resumption = resume_from(exchange_standings(entrance.group, _standing(entrance)), placement)

@@ -74,6 +74,8 @@ class TrainingState:
         self._device = device
         self.held: tuple[int, ...] = ()
         """Global ids of the local experts, ascending; slot = position."""
+        self.dense_gradient_P: Tensor
+        self.experts_gradient_EN: Tensor
         self._allocate((), fresh_dense=True)
 
     @property
@@ -112,20 +114,32 @@ class TrainingState:
         self.dense_gradient_P.zero_()
         self.experts_gradient_EN.zero_()
 
+    def renew_gradients(self) -> None:
+        """Take new buffers: what was held is given up, and abandoned collectives may keep writing to the old ones.
+
+        The model must be attached again.
+        """
+        self.ready = ABSENT
+        self.dense_gradient_P = torch.zeros_like(self.dense_gradient_P)
+        self.experts_gradient_EN = torch.zeros_like(self.experts_gradient_EN)
+
     def commit(self, optimizer: AdamW, step: int, clip: float, halfway: Callable[[], None]) -> None:
         """Write the parameters of `step` from the reduced gradients. Local; interrupted only by death.
 
         `halfway` is called when the dense part is written and the experts are not (fault injection).
         """
         assert self.ready == step == self.version + 1, "a commit follows the vote of the next step"
-        self._update(optimizer, DENSE, step, clip)
+        dense = self.optimized(DENSE, self.part(DENSE))
+        optimizer.update(dense, self.dense_gradient_P, step=step, clip=clip)
         halfway()
-        for expert in self.held:
-            self._update(optimizer, expert + 1, step, clip)
+        experts = PartState(
+            weight_P=self.experts_EN.view(-1),
+            m_P=self.experts_m_EN.view(-1),
+            v_P=self.experts_v_EN.view(-1),
+            decay_length=self.experts_EN.numel(),
+        )
+        optimizer.update(experts, self.experts_gradient_EN.view(-1), step=step, clip=clip)
         self.version = step
-
-    def _update(self, optimizer: AdamW, part: int, step: int, clip: float) -> None:
-        optimizer.update(self.optimized(part, self.part(part)), self.gradient(part), step=step, clip=clip)
 
     def optimized(self, part: int, tensors: PartTensors) -> PartState:
         """The tensors of a part as the optimizer takes them."""

@@ -18,7 +18,7 @@ from worker.model.router import ForwardContext
 from worker.model.transformer import Transformer
 from worker.parallel.groups import Group
 from worker.parallel.pulse import Pulse
-from worker.parallel.reduce import ReplicaPlan, reduce_dense, reduce_experts
+from worker.parallel.reduce import ReplicaReduction, reduce_dense
 from worker.training.data import BatchConfig, Windows
 from worker.training.optimizer import AdamW, clip_coefficient
 from worker.training.state import TrainingState
@@ -52,7 +52,7 @@ class Session:
     """Indices dealt to this member, in order."""
     rounds: int
     """Rounds of every member: members with fewer microbatches serve their experts with an empty batch."""
-    replicas: ReplicaPlan
+    replicas: ReplicaReduction
     model: Transformer
     state: TrainingState
     windows: Windows
@@ -122,7 +122,7 @@ def compute(session: Session, step: int) -> Sums:
 def reduce(session: Session) -> None:
     """Sum gradients over the members that share a part."""
     session.pulse.enter("reduce")
-    reduce_experts(session.group, session.replicas, session.state.experts_gradient_EN)
+    session.replicas.reduce(session.group, session.state.experts_gradient_EN)
     reduce_dense(session.group, session.state.dense_gradient_P)
 
 

@@ -28,7 +28,7 @@ from worker.parallel.dispatch import AllToAllDispatcher, LocalDispatcher
 from worker.parallel.groups import Group, Seat, Watch, build_group, serve_store
 from worker.parallel.handshake import ABSENT
 from worker.parallel.pulse import Pulse
-from worker.parallel.reduce import plan_replicas
+from worker.parallel.reduce import ReplicaReduction, plan_replicas
 from worker.parallel.routing import Route, plan_route
 from worker.training.acquire import Acquisitions
 from worker.training.data import BatchConfig, DataError, Windows, open_text
@@ -299,7 +299,10 @@ class Body:
             placement=assignment.placement,
             microbatches=assignment.deal[assignment.rank],
             rounds=max(len(share) for share in assignment.deal),
-            replicas=plan_replicas(assignment.placement, assignment.rank, group.world),
+            replicas=ReplicaReduction(
+                plan_replicas(assignment.placement, assignment.rank, group.world),
+                self._state.experts_gradient_EN,
+            ),
             model=self._model,
             state=self._state,
             windows=self._windows,

@@ -124,3 +124,15 @@ def test_part_names_and_numbers_are_inverse() -> None:
     assert [part_number(part_name(part)) for part in range(5)] == [0, 1, 2, 3, 4]
     assert part_name(DENSE) == "dense"
     assert part_name(8) == "expert-00007"
+
+
+def test_renewed_gradients_share_nothing_with_those_that_were_handed_out() -> None:
+    """An abandoned reduction may go on writing to the buffers that it was given."""
+    state = make(0, 1)
+    state.ready = 1
+    handed_out = state.gradient(DENSE), state.gradient(2)
+    state.renew_gradients()
+    for late in handed_out:
+        late.fill_(7.0)
+    assert state.ready == -1
+    assert all(not state.gradient(part).any() for part in (DENSE, 1, 2))
