@@ -49,6 +49,8 @@ class Table(Protocol):
 
     def changed(self) -> None: ...
 
+    def disturb(self) -> None: ...
+
     def stop_training(self, doing: Doing) -> None: ...
 
     def since_began(self) -> float: ...
@@ -148,6 +150,7 @@ class Orders:
         )
         for process in node.trainers:
             self._warm_up(node, process)
+        self._table.disturb()
 
     def _statuses(self, node: Node) -> tuple[events.TrainerStatus, ...]:
         training = self._table.training
@@ -175,6 +178,7 @@ class Orders:
         process.ready = process.stuck = process.copying = False
         process.joined = NO_GENERATION
         self._table.changed()
+        self._table.disturb()
         self._warm_up(node, process)
         if told:
             incarnation = node.incarnation

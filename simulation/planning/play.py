@@ -37,8 +37,9 @@ BINS = 210
 """Slices of the timeline: four hours each in 35 days."""
 LEASE_TIMER_SECONDS = 0.25
 """How often the controller looks for waits that ran out; a wait is seen half a period late on average."""
-LONGEST_LOOK_SECONDS = 1800.0
-"""While an incident is open, the controller's timer is played at growing distances, up to this."""
+SHORTEST_LOOK_SECONDS = 4.0
+LONGEST_LOOK_SECONDS = 3600.0
+"""While an incident is open, the controller's timer is played at growing distances from the last disturbance."""
 START_LIMIT_SECONDS = 86_400.0
 """By then the first generation has begun, or the scenario cannot be played."""
 
@@ -98,7 +99,7 @@ class Game:
         self._told = Step(0)
         self._next_due = 0.0
         self._look_at = 0.0
-        self._stirred_at = 0.0
+        self._disturbed_at = 0.0
         self._census: Census | None = None
 
     # ---- for those who carry out orders ----
@@ -120,9 +121,8 @@ class Game:
         self._decisions += not outcome.empty
         if outcome.actions:
             self._orders.carry_out(outcome.actions)
-        if not outcome.empty:
-            self._stirred_at = self.now
-            self._look_soon()
+        if self._look_at <= self.now and outcome.reasons and not self._settled():
+            self._look_later()
 
     def tell_of(self, node: Node, trainer: Trainer, kind: Callable[..., Event], **fields: object) -> None:
         """An agent says something of one of its trainers."""
@@ -306,8 +306,7 @@ class Game:
                 notice = self.costs.crash_notice_seconds.value
                 self.later(notice, lambda node=node, was=was: self._orders.notice_crash(node, was))
             self.later(back_at - failure.at, lambda node=node: self._orders.boot(node))
-        self._stirred_at = self.now
-        self._look_soon()
+        self.disturb()
         lease = self.spec.timeouts.lease_seconds + LEASE_TIMER_SECONDS / 2
         self.later(lease, self._look)
 
@@ -322,20 +321,22 @@ class Game:
 
     # ---- the controller's timer ----
 
-    def _look_soon(self) -> None:
-        """Something has happened: look again, soon at first and then more and more rarely, while it is not settled."""
-        soon = self.now + 1.0
-        if self._look_at > soon or self._look_at <= self.now:
-            self._look_at = soon
-            self.later(1.0, self._look_again)
+    def disturb(self) -> None:
+        """A node or process has failed or come: the timer matters again, soon at first and then more rarely."""
+        self._disturbed_at = self.now
+        self._look_later()
+
+    def _look_later(self) -> None:
+        pause = min(max(self.now - self._disturbed_at, SHORTEST_LOOK_SECONDS), LONGEST_LOOK_SECONDS)
+        self._look_at = self.now + pause
+        self.later(pause, self._look_again)
 
     def _look_again(self) -> None:
         if self.now < self._look_at or self._settled():
             return
         self._look()
-        pause = min(max(self.now - self._stirred_at, 1.0), LONGEST_LOOK_SECONDS)
-        self._look_at = self.now + pause
-        self.later(pause, self._look_again)
+        if self._look_at <= self.now:
+            self._look_later()
 
     def _look(self) -> None:
         """The lease timer fires, after the heartbeats of those who live."""
