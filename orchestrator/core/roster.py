@@ -136,5 +136,7 @@ def _candidates(state: ClusterState, leaving: Collection[TrainerId] = ()) -> Ite
         view = state.views[node]
         without = [each for each in view.trainers if each in leaving or seat(state, each) is None]
         for trainer in sorted(without, key=in_order):
-            if (trainer in leaving or member(state.planned, trainer) is None) and trainer not in memory.refused:
+            if (
+                trainer in leaving or member(state.planned, trainer) is None
+            ) and trainer not in memory.refused:
                 yield view.trainers[trainer]

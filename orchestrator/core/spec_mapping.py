@@ -17,7 +17,6 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
 
-
 Value = TypeVar("Value")
 
 
@@ -42,7 +41,7 @@ def from_mapping(mapping: Mapping[str, Any]) -> JobSpec:
 
 
 def read(kind: type[Value], mapping: Mapping[str, Any]) -> Value:
-    """Read a dataclass of plain values, enums, tuples and other such dataclasses. Raises SpecError like `from_mapping`."""
+    """Read any dataclass of plain values, enums, tuples and such dataclasses. Raises SpecError like `from_mapping`."""
     problems: list[Problem] = []
     value = _build(kind, mapping, "", problems)
     if problems:

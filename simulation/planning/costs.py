@@ -12,8 +12,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from orchestrator.core.problems import Problem
 from orchestrator.core.spec_mapping import SpecError, read
-from orchestrator.core.spec_rules import Problem
 
 PACKAGED = Path(__file__).with_name("costs.yaml")
 MEASURED_RANKS = 4

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 
-from orchestrator.core.spec_rules import Problem
+from orchestrator.core.problems import Problem
 from simulation.planning.scenario import (
     SECONDS_PER_HOUR,
     ClusterPlan,

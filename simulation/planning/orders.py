@@ -7,19 +7,20 @@ production. No rule is here about what should be done. Next: `play.py`, which ow
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, assert_never
 
 from orchestrator.core import actions, events
 from orchestrator.core.actions import Action
 from orchestrator.core.events import Event
-from orchestrator.core.ids import GenerationNumber, NodeId, TrainerId, node_of
+from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import NO_GENERATION, ClusterState, Generation, GenerationKind, Member
 from simulation.planning.costs import Costs
 from simulation.planning.fleet import Fleet, Node, Trainer
 from simulation.planning.meter import Cause
 from simulation.planning.scenario import Scenario
-from simulation.planning.training import Doing, Pause, Training
+from simulation.planning.training import Doing, Training
 
 SEAL_SECONDS = 0.05
 """Writing a manifest and renaming a folder."""
@@ -59,7 +60,7 @@ class Table(Protocol):
 
     def report_steps(self) -> None: ...
 
-    def forget_steps_after(self, step: object) -> None: ...
+    def forget_steps_after(self, step: Step) -> None: ...
 
 
 class Orders:
@@ -79,7 +80,7 @@ class Orders:
         """A checkpoint is being taken or written, or a boundary is waited for."""
         return bool(self._requests or self._writing or self._boundary_due)
 
-    def carry_out(self, orders: Sequence[Action]) -> None:
+    def carry_out(self, orders: Sequence[Action]) -> None:  # noqa: C901 - a table, one row per action
         """All actions of one outcome."""
         copies: list[actions.Acquire] = []
         for order in orders:
@@ -97,7 +98,7 @@ class Orders:
                 case actions.TakeCheckpoint():
                     self._take(order.request)
                 case actions.SealCheckpoint():
-                    self._table.later(SEAL_SECONDS, lambda order=order: self._seal(order))
+                    self._table.later(SEAL_SECONDS, partial(self._seal, order))
                 case actions.RollBackLedger():
                     self._table.training.roll_back(order.step, self._table.since_began())
                     self._table.forget_steps_after(order.step)
@@ -376,13 +377,13 @@ class Orders:
                     sent[donor.trainer] = sent.get(donor.trainer, 0.0) + size
                     received[order.trainer] = received.get(order.trainer, 0.0) + size
         staging = max(table.costs.stage(sum(parts.values())) for parts in given.values())
-        table.training.pauses.append(Pause(cause=Cause.COPY_STALL, seconds=staging))
-        sending = table.costs.send(max(max(sent.values()), max(received.values())))
+        table.training.pause(Cause.COPY_STALL, staging)
+        sending = table.costs.send(max(*sent.values(), *received.values()))
         for order in orders:
             process = table.fleet.trainer(order.trainer)
             if process is not None:
                 process.copying = True
-                table.later(staging + sending, lambda order=order: self._acquired(order))
+                table.later(staging + sending, partial(self._acquired, order))
         table.changed()
 
     def _acquired(self, order: actions.Acquire) -> None:
@@ -425,7 +426,7 @@ class Orders:
         generation = training.generation
         assert generation is not None
         stall = self.stall_seconds()
-        training.pauses.append(Pause(cause=Cause.CHECKPOINT_STALL, seconds=stall))
+        training.pause(Cause.CHECKPOINT_STALL, stall)
         self._writing += 1
         step = training.committed
         writing = table.costs.write(self._fullest_node(generation, shared=True))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from orchestrator.core import events
 from orchestrator.core.events import Event
@@ -45,6 +46,10 @@ START_LIMIT_SECONDS = 86_400.0
 
 Progress = Callable[[float, int], None]
 """Called with the share of the time that is played, and the number of incidents so far."""
+
+
+_Timed = tuple[float, int, Callable[[], None]]
+"""When, in which order among equals, and what."""
 
 
 class CannotStart(Exception):
@@ -91,7 +96,7 @@ class Game:
         self.checkpoints = 0
         self._failures = failures
         self._orders = Orders(self)
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._queue: list[_Timed] = []
         self._numbers = 0
         self._events = 0
         self._decisions = 0
@@ -155,8 +160,8 @@ class Game:
         self._next_due = self.now + self.interval()
         for failure in self._failures:
             self._numbers += 1
-            at = self.now + failure.at
-            heapq.heappush(self._queue, (at, self._numbers, lambda failure=failure: self._fail(failure)))
+            timed: _Timed = (self.now + failure.at, self._numbers, partial(self._fail, failure))
+            heapq.heappush(self._queue, timed)
 
     def report_steps(self) -> None:
         """The newest committed step is reported, once."""
@@ -294,8 +299,8 @@ class Game:
         """Nodes are gone, with a broken connection or without a word."""
         for number, back_at in zip(failure.nodes, failure.back_at, strict=True):
             node = self.fleet.nodes[number]
-            if node.up and node.registered and failure.kind.silent:
-                self._beat(node)
+            if node.up and node.registered:
+                self._beat(node)  # its last
             for process in node.trainers:
                 self._members_lose(process)
             was = node.incarnation
@@ -304,8 +309,8 @@ class Game:
             self.changed()
             if registered and not failure.kind.silent:
                 notice = self.costs.crash_notice_seconds.value
-                self.later(notice, lambda node=node, was=was: self._orders.notice_crash(node, was))
-            self.later(back_at - failure.at, lambda node=node: self._orders.boot(node))
+                self.later(notice, partial(self._orders.notice_crash, node, was))
+            self.later(back_at - failure.at, partial(self._orders.boot, node))
         self.disturb()
         lease = self.spec.timeouts.lease_seconds + LEASE_TIMER_SECONDS / 2
         self.later(lease, self._look)

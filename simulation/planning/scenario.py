@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 
+from orchestrator.core.problems import Problem
 from orchestrator.core.spec import TimeoutSpec
-from orchestrator.core.spec_rules import Problem
 
 HOURS_PER_DAY = 24
 SECONDS_PER_HOUR = 3600.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.core import spec_rules
+from orchestrator.core.problems import Problem
 from orchestrator.core.spec_mapping import SpecError, read
-from orchestrator.core.spec_rules import Problem
 from orchestrator.jobfile import JobFileError, override, read_mapping
 from simulation.planning import scenario as scenarios
 from simulation.planning.costs import PACKAGED, Costs, costs_from

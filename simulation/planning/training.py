@@ -6,6 +6,7 @@ nodes. Steps are a number with a fraction; nothing here happens once per step. N
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
@@ -31,7 +32,7 @@ class Doing(Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Pause:
+class _Pause:
     """Training stands still for a while."""
 
     cause: Cause
@@ -46,14 +47,14 @@ class Training:
         self.doing = Doing.WAITING
         self.generation: Generation | None = None
         self.planned: Generation | None = None
-        self.pauses: deque[Pause] = deque()
+        self.pauses: deque[_Pause] = deque()
         self.metered = False
         self.steps_lost = 0
         self.steps_redone = 0
         self._scenario = scenario
         self._costs = costs
         self._meter = meter
-        self.speed = self._speed(None)
+        self.speed = speed_of(scenario, costs, scenario.cluster.gpus)
 
     @property
     def committed(self) -> Step:
@@ -123,11 +124,16 @@ class Training:
         self.pauses.clear()
         self.doing = doing
 
+    def pause(self, cause: Cause, seconds: float) -> None:
+        """Training stands still from now on for so long."""
+        self.pauses.append(_Pause(cause=cause, seconds=seconds))
+
     def go(self, generation: Generation) -> None:
         """All members of a generation are at work."""
         self.generation = generation
         self.doing = Doing.TRAINING
-        self.speed = self._speed(generation)
+        most = max(len(share) for share in generation.deal)
+        self.speed = speed_of(self._scenario, self._costs, len(generation.members), most)
 
     def roll_back(self, step: Step, at: float) -> None:
         """A restore gives up what was committed after `step`."""
@@ -137,16 +143,17 @@ class Training:
             self._meter.roll_back(self.speed, lost, at)
         self.steps = float(min(self.committed, step))
 
-    def _speed(self, generation: Generation | None) -> Speed:
-        """Everybody waits for who computes most: a step is as long as the largest share of the deal."""
-        cluster, training = self._scenario.cluster, self._scenario.training
-        most, ranks = training.microbatches_per_gpu, cluster.gpus
-        if generation is not None and generation.members:
-            most, ranks = max(len(share) for share in generation.deal), len(generation.members)
-        vote = self._costs.vote(ranks)
-        compute = training.step_seconds * most / training.microbatches_per_gpu
-        return Speed(
-            step_seconds=compute + vote,
-            vote_seconds=vote,
-            useful_gpu_seconds=training.step_seconds * cluster.gpus,
-        )
+
+def speed_of(scenario: Scenario, costs: Costs, ranks: int, most: int = 0, *, votes: bool = True) -> Speed:
+    """Everybody waits for who computes `most` microbatches: a step is as long as the largest share of the deal.
+
+    Without `most`, shares are as even as they can be; `votes` False is for systems without our protection.
+    """
+    cluster, training = scenario.cluster, scenario.training
+    largest = most or math.ceil(training.microbatches_per_gpu * cluster.gpus / ranks)
+    vote = costs.vote(ranks) if votes else 0.0
+    return Speed(
+        step_seconds=training.step_seconds * largest / training.microbatches_per_gpu + vote,
+        vote_seconds=vote,
+        useful_gpu_seconds=training.step_seconds * cluster.gpus,
+    )
