@@ -85,6 +85,8 @@ class _Restarting:
         self._noticed_at = 0.0
         self._resume_at = 0.0
         self._restarts = 0
+        self._hits = 0
+        """Failures of somebody with a seat."""
 
     def play(self) -> Baseline:
         """From the first step to the end."""
@@ -178,6 +180,7 @@ class _Restarting:
         self._away.update(failure.nodes if failure.kind.takes_node else ())
         if not self._seated.intersection(failure.nodes):
             return
+        self._hits += 1
         training = self._training
         if training.doing is Doing.TRAINING:
             training.stop(Doing.STUCK, census, self._now)
@@ -241,7 +244,7 @@ class _Restarting:
 
     def _closed_form(self) -> float:
         """What the formula says for the same means."""
-        if not self._failures:
+        if not self._hits:
             return self._interval / (self._interval + self._saving.stall_seconds)
         silent = sum(failure.kind.silent for failure in self._failures) / len(self._failures)
         notice = (
@@ -249,4 +252,5 @@ class _Restarting:
             + (1 - silent) * self._costs.crash_notice_seconds.value
         )
         restart = notice + self._restart_seconds() + self._saving.durable_seconds
-        return efficiency(self._interval, self._saving.stall_seconds, restart, self._mean_between_failures())
+        mean = self._scenario.seconds / self._hits
+        return efficiency(self._interval, self._saving.stall_seconds, restart, mean)

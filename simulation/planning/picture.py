@@ -108,10 +108,10 @@ def _head(report: Mapping[str, Any]) -> Iterable[str]:
     lost = f"{report['steps_lost']:,} committed steps lost"
     yield f'<line class="ours" stroke-width="3" x1="{LEFT}" x2="{LEFT + 26}" y1="78" y2="78"/>'
     yield _text(LEFT + 34, 82, f"Understudy: goodput {report['goodput']:.2%}, {lost}", "ink big")
-    yield f'<line class="other" stroke-width="2" x1="{LEFT + 430}" x2="{LEFT + 456}" y1="78" y2="78"/>'
+    yield f'<line class="other" stroke-width="2" x1="{LEFT + 480}" x2="{LEFT + 506}" y1="78" y2="78"/>'
     lost = f"{baseline['steps_lost']:,} steps lost"
     text = f"restart from checkpoint: goodput {baseline['goodput']:.2%}, {lost}"
-    yield _text(LEFT + 464, 82, text, "ink")
+    yield _text(LEFT + 514, 82, text, "ink")
 
 
 def _goodput(report: Mapping[str, Any], x: _Scale) -> Iterable[str]:
