@@ -77,8 +77,16 @@ PLANTED = (
     ("two-programs", "orchestrator/cluster/local.py", "from worker import app"),
     ("production-knows-no-simulation", "orchestrator/controller/controller.py", "import simulation.world"),
     ("production-knows-no-simulation", "worker/training/loop.py", "from tests import waiting"),
-    ("production-knows-no-simulation", "orchestrator/cli/main.py", "from simulation.planning import simulate"),
-    ("planning-plays-the-core", "simulation/planning/simulate.py", "from orchestrator.store import repository"),
+    (
+        "production-knows-no-simulation",
+        "orchestrator/cli/main.py",
+        "from simulation.planning import simulate",
+    ),
+    (
+        "planning-plays-the-core",
+        "simulation/planning/simulate.py",
+        "from orchestrator.store import repository",
+    ),
     ("planning-plays-the-core", "simulation/planning/simulate.py", "import torch"),
     ("protos-know-nobody", "protos/worker_pb2.py", "import worker.agent.machine"),
     ("cli", "orchestrator/cli/main.py", "import orchestrator.core.machine"),

@@ -86,7 +86,9 @@ def test_the_spares_called_enough_are_enough_in_the_game(tmp_path: Path) -> None
     found = report(tmp_path, "failures.count=60")
     needed = found["spares"]["needed"]
     enough = report(tmp_path, "failures.count=60", f"cluster.spare_nodes={needed}")
-    assert enough["spares"]["missing_seats_share"] < 0.02, "the allowed 1 % and the seconds in which spares are seated"
+    assert enough["spares"]["missing_seats_share"] < 0.02, (
+        "the allowed 1 % and the seconds in which spares are seated"
+    )
     assert needed > 0
     fewer = report(tmp_path, "failures.count=60", f"cluster.spare_nodes={needed - 1}")
     assert fewer["spares"]["missing_seats_share"] > 0.01
