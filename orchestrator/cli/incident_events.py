@@ -106,6 +106,12 @@ _SENTENCES: dict[str, Callable[[Detail], str]] = {
     "ShardWritten": lambda d: f"rank {d['rank']} wrote its share of checkpoint {d['name']}",
     "RestoreFailed": lambda d: f"{d['trainer']} refused checkpoint {d['name']}: {d['reason']}",
     "StateRefused": lambda d: f"{d['trainer']} refused its state at step {d['step']}: {d['reason']}",
+    "ReplicasDiffered": lambda d: (
+        f"{d['trainer']} compared replicas with all members at step {d['step']}: they differ"
+    ),
+    "StepRedone": lambda d: (
+        f"step {d['step']} was computed again, since its numbers were not finite the first time"
+    ),
     "TrainingEnded": _ended,
     "TrainerRefused": lambda d: f"{d['trainer']} cannot run this job: {d['reason']}",
     "LeasesDue": lambda _: "the controller looked for silent nodes",

@@ -15,7 +15,6 @@ from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
-from orchestrator.cli.simulate import simulate
 from orchestrator.cli.validate import validate
 
 _PROGRAM = "understudy"
@@ -53,7 +52,7 @@ def understudy() -> None:
     """
 
 
-for _each in (run, validate, *LISTS, *COMMANDS, simulate):
+for _each in (run, validate, *LISTS, *COMMANDS):
     understudy.add_command(_each)
 
 

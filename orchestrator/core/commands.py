@@ -23,7 +23,7 @@ def cordon(decision: Decision, event: CordonRequested) -> None:
     if decision.state.nodes[event.node].cordoned:
         decision.say(f"{event.node} is cordoned already")
         return
-    _set_cordon(decision, event.node, cordoned=True)
+    set_cordon(decision, event.node, cordoned=True)
     seats = roster.members_on(decision.state.generation, event.node)
     keeps = "; it keeps its seat until it is drained" if seats else ""
     decision.say(f"{event.by} cordoned {event.node}: it gets no seat from now on{keeps}")
@@ -37,7 +37,7 @@ def uncordon(decision: Decision, event: UncordonRequested) -> None:
     if not node.cordoned:
         decision.say(f"{event.node} is not cordoned")
         return
-    _set_cordon(decision, event.node, cordoned=False)
+    set_cordon(decision, event.node, cordoned=False)
     decision.say(f"{event.by} gave {event.node} back: it may have a seat again")
     if node.state is NodeState.DRAINING:
         decision.move_node(event.node, NodeTrigger.RELEASE, f"{event.by} gave it back")
@@ -60,7 +60,7 @@ def drain(decision: Decision, event: DrainRequested) -> None:
         decision.say(f"{event.node} cannot be drained: nobody else has a seat, training would end")
         return
     if not state.nodes[event.node].cordoned:
-        _set_cordon(decision, event.node, cordoned=True)
+        set_cordon(decision, event.node, cordoned=True)
     if not seats:
         decision.say(f"{event.node} has no seat: {event.by} cordoned it, and it is empty")
         return
@@ -79,7 +79,8 @@ def checkpoint(decision: Decision, event: CheckpointRequested) -> None:
         checkpoints.wanted_by_human(decision, event.by)
 
 
-def _set_cordon(decision: Decision, node: NodeId, *, cordoned: bool) -> None:
+def set_cordon(decision: Decision, node: NodeId, *, cordoned: bool) -> None:
+    """Whether a node may get a seat, and nothing said about it."""
     decision.put(replace(decision.state.nodes[node], cordoned=cordoned, changed_at=decision.at))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, TrainerId
+from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
 from orchestrator.core.spec import JobSpec
 
 
@@ -244,6 +244,38 @@ class StateRefused(_TrainerEvent):
     generation: GenerationNumber
     step: Step
     reason: str
+    not_finite: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFinding:
+    """What one holder of a part says about its replica; `changed` means: since the step began."""
+
+    part: str
+    rank: Rank
+    checksum: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasDiffered(_TrainerEvent):
+    """The members compared their replicas of the state after `step`. Findings are of all holders of unsound parts."""
+
+    generation: GenerationNumber
+    step: Step
+    findings: tuple[ReplicaFinding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRedone(_TrainerEvent):
+    """A step gave numbers that are none, was computed again from the same samples, and was sound."""
+
+    generation: GenerationNumber
+    step: Step
+    rank: Rank | None
+    """The one member whose own numbers were not finite, if it was exactly one."""
+    seconds: float
+    """That both attempts took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,6 +370,8 @@ Event = (
     | CheckpointSealed
     | RestoreFailed
     | StateRefused
+    | ReplicasDiffered
+    | StepRedone
     | TrainingEnded
     | TrainerRefused
     | LeasesDue

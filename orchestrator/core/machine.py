@@ -12,6 +12,7 @@ from typing import assert_never
 from orchestrator.core import (
     checkpoints,
     commands,
+    corruption,
     endings,
     events,
     generations,
@@ -112,6 +113,10 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             refusals.restore_failed(decision, event)
         case events.StateRefused():
             refusals.state_refused(decision, event)
+        case events.ReplicasDiffered():
+            corruption.replicas_differed(decision, event)
+        case events.StepRedone():
+            corruption.step_redone(decision, event)
         case events.TrainingEnded():
             endings.training_ended(decision, event)
         case events.LeasesDue():

@@ -52,6 +52,16 @@ class Policy:
     """Before a failed checkpoint is taken again: the last one may still be on its way to the disk."""
     checkpoint_attempts: int = 3
     """Failed checkpoints in a row after which a job stops or finishes without one."""
+    offences: int = 2
+    """Errors of a node in its own numbers, after which it is cordoned: once is a particle, twice is a machine."""
+    watched_steps: int = 5
+    """After a restore: how many steps are compared with what they were before."""
+    remembered_losses: int = 4096
+    """Committed steps whose losses are kept for that; more than most restores go back."""
+    loss_tolerance: float = 0.05
+    """A loss may be higher than the same step's before by this share of it."""
+    loss_deviations: float = 3.0
+    """Or by this many robust standard deviations of the losses of one step and the next."""
     refusals_at_a_step: int = 2
     """Restores from the same state that end in a refused step: a third would too."""
     idle_generations: int = 10

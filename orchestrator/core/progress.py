@@ -6,7 +6,7 @@ failure. Next: `incidents.py`.
 
 from __future__ import annotations
 
-from orchestrator.core import generations, incidents
+from orchestrator.core import aftermath, generations, incidents, refusals
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import StepCommitted
 from orchestrator.core.lifecycle import JobTrigger
@@ -38,6 +38,10 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
         generations.seen_at_work(decision, *absent)
         decision.stirred = True
     incidents.committed(decision, generation.number)
+    worse = aftermath.look(decision, record)
+    if worse:
+        refusals.restored_state_is_worse(decision, event.trainer, record.step, worse)
+        return
     if decision.job.state is JobState.RECOVERING:
         reason = f"generation {generation.number} has committed step {record.step}"
         decision.move_job(JobTrigger.COMMIT, reason)

@@ -51,7 +51,9 @@ def from_storage(
         restore_name=checkpoint.name if checkpoint else "",
         restore_step=step,
     )
-    return generations.begin(decision, plan)
+    generation = generations.begin(decision, plan)
+    state.memory.restored_by = generation
+    return generation
 
 
 def _place(decision: Decision, members: tuple[Member, ...]) -> Placement:

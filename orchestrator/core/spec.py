@@ -110,6 +110,14 @@ class TimeoutSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IntegritySpec:
+    """How often members compare their replicas; `orchestrator/core/corruption.py` says what follows."""
+
+    interval_steps: int = 10
+    """Every so many steps, and in the first step of a generation and before each checkpoint; 0 compares never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultSpec:
     """A failure to inject: the real thing, done by the victim to itself at an exact point (`fault_rules.py`).
 
@@ -149,5 +157,6 @@ class JobSpec:
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
+    integrity: IntegritySpec = field(default_factory=IntegritySpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     faults: tuple[FaultSpec, ...] = ()

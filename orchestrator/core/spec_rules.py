@@ -22,6 +22,7 @@ _AT_LEAST_ZERO = frozenset(
         "seed",
         "cluster.spares",
         "cluster.trainer_restarts",
+        "integrity.interval_steps",
         "model.aux_loss",
         "model.router_noise",
         "optimizer.warmup_steps",

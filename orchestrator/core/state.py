@@ -66,6 +66,10 @@ class IncidentKind(Enum):
     TRAINER_HUNG = "trainer-hung"
     COMMUNICATION = "communication"
     STATE_REFUSED = "state-refused"
+    CORRUPTION = "corruption"
+    """Replicas that should be equal are not."""
+    NOT_FINITE = "not-finite"
+    """A step gave numbers that are none, and was sound when it was computed again."""
     CHECKPOINT_DAMAGED = "checkpoint-damaged"
     DRAIN = "drain"
 
@@ -290,6 +294,12 @@ class Memory:
     checkpoint_failed_at: float | None = None
     refused: dict[TrainerId, str] = field(default_factory=dict)
     """Trainers that cannot run this job, and why."""
+    losses: dict[Step, float] = field(default_factory=dict)
+    """Of the last committed steps, by step, the oldest first."""
+    restored_by: Generation | None = None
+    """The last generation that went back to a checkpoint."""
+    redone_step: Step = FIRST_STATE
+    """The last step that was computed again because its numbers were none."""
     refusals: dict[Step, int] = field(default_factory=dict)
     """How often the state after a step was refused."""
     fenced_starts: dict[TrainerId, int] = field(default_factory=dict)

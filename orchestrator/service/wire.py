@@ -1,33 +1,24 @@
 """The only converter between protobuf messages and the core: agents' reports to events, actions to orders.
 
 Strict: what is missing, out of range or not a word we know is a WireError that names the field; the caller closes
-the stream with it. No network, no clock, no decision lives here. Next: `worker_api.py`, which calls it.
+the stream with it. No network, no clock, no decision lives here. Next: `worker_api.py`, which calls it;
+`checked.py`, the checks of single values; `wire_state.py`, reports about the state.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypedDict, assert_never
+from typing import assert_never
 
 from orchestrator.core import actions, events
-from orchestrator.core.ids import (
-    CauseId,
-    GenerationNumber,
-    NodeId,
-    Step,
-    TrainerId,
-    device_of,
-    node_of,
-)
+from orchestrator.core.ids import CauseId, NodeId
 from orchestrator.core.state import Generation
+from orchestrator.service import checked, wire_state
 from protos import worker_pb2 as pb
 
 NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 """A node's name becomes a file name, a label and a pod name: letters, digits, `.`, `_`, `-`; at most 63."""
-DEVICES_PER_NODE_LIMIT = 64
 LABELS_LIMIT = 64
 
 ToNode = (
@@ -44,25 +35,6 @@ ToNode = (
 """The actions that travel to an agent."""
 
 
-class WireError(Exception):
-    """A message that no agent of ours sends: `field` says where, `problem` what is wrong with it."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
-    """What the stream knows about a message: who speaks, when it arrived, which cause it starts."""
-
-    node: NodeId
-    incarnation: str
-    at: float
-    cause_id: CauseId
-
-
 # ---- agent -> core ----
 
 
@@ -70,38 +42,44 @@ def registration(message: pb.AgentMessage, at: float, cause_id: CauseId) -> even
     """The first message of a stream. Raises WireError when it is anything but a sound registration."""
     kind = message.WhichOneof("kind")
     if kind != "registration":
-        raise WireError("kind", f"the first message must be registration, not {kind or 'empty'}")
+        raise checked.WireError("kind", f"the first message must be registration, not {kind or 'empty'}")
     said = message.registration
     if not NODE_NAME.fullmatch(said.node):
-        raise WireError("registration.node", f"{said.node!r} is not a node name ({NODE_NAME.pattern})")
+        raise checked.WireError(
+            "registration.node", f"{said.node!r} is not a node name ({NODE_NAME.pattern})"
+        )
     if not said.incarnation:
-        raise WireError("registration.incarnation", "is empty")
+        raise checked.WireError("registration.incarnation", "is empty")
     if len(said.labels) > LABELS_LIMIT:
-        raise WireError("registration.labels", f"{len(said.labels)} labels, the limit is {LABELS_LIMIT}")
-    envelope = Envelope(node=NodeId(said.node), incarnation=said.incarnation, at=at, cause_id=cause_id)
+        raise checked.WireError(
+            "registration.labels", f"{len(said.labels)} labels, the limit is {LABELS_LIMIT}"
+        )
+    envelope = checked.Envelope(
+        node=NodeId(said.node), incarnation=said.incarnation, at=at, cause_id=cause_id
+    )
     return events.NodeRegistered(
         at=at,
         cause_id=cause_id,
         node=envelope.node,
         incarnation=said.incarnation,
         labels=tuple(sorted(said.labels.items())),
-        agent_pid=_count("registration.agent_pid", said.agent_pid),
-        generation=_generation("registration.generation", said.generation),
+        agent_pid=checked.count("registration.agent_pid", said.agent_pid),
+        generation=checked.generation("registration.generation", said.generation),
         trainers=_statuses("registration.trainers", said.trainers, envelope),
     )
 
 
-def event(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def event(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     """Any later message of a stream. Raises WireError."""
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise WireError("kind", "is empty, or newer than this controller")
+        raise checked.WireError("kind", "is empty, or newer than this controller")
     if kind == "registration":
-        raise WireError("kind", "a second registration on the same stream; open a new stream instead")
+        raise checked.WireError("kind", "a second registration on the same stream; open a new stream instead")
     return _READERS[kind](message, envelope)
 
 
-def _heartbeat(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _heartbeat(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     return events.HeartbeatReceived(
         at=envelope.at,
         cause_id=envelope.cause_id,
@@ -111,41 +89,23 @@ def _heartbeat(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
     )
 
 
-class _Source(TypedDict):
-    """What all events about one trainer share, checked; unpacked into their constructors."""
-
-    at: float
-    cause_id: CauseId
-    trainer: TrainerId
-    incarnation: str
-    start: int
-
-
-def _source(kind: str, said: pb.Source, envelope: Envelope) -> _Source:
-    return {
-        "at": envelope.at,
-        "cause_id": envelope.cause_id,
-        "trainer": _trainer(f"{kind}.source.trainer", said.trainer, envelope.node),
-        "incarnation": envelope.incarnation,
-        "start": _count(f"{kind}.source.start", said.start),
-    }
-
-
-def _trainer_ready(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _trainer_ready(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.trainer_ready
-    source = _source("trainer_ready", said.source, envelope)
+    source = checked.source("trainer_ready", said.source, envelope)
     status = _status("trainer_ready.status", said.status, envelope)
     if status.trainer != source["trainer"]:
-        raise WireError("trainer_ready.status.trainer", f"{status.trainer!r} is not {source['trainer']!r}")
+        raise checked.WireError(
+            "trainer_ready.status.trainer", f"{status.trainer!r} is not {source['trainer']!r}"
+        )
     return events.TrainerBecameReady(
         **source,
         status=status,
     )
 
 
-def _trainer_exited(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _trainer_exited(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.trainer_exited
-    source = _source("trainer_exited", said.source, envelope)
+    source = checked.source("trainer_exited", said.source, envelope)
     return events.TrainerExited(
         **source,
         exit_code=said.exit_code if said.HasField("exit_code") else None,
@@ -154,49 +114,49 @@ def _trainer_exited(message: pb.AgentMessage, envelope: Envelope) -> events.Even
     )
 
 
-def _trainer_fell_silent(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _trainer_fell_silent(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.trainer_fell_silent
-    source = _source("trainer_fell_silent", said.source, envelope)
+    source = checked.source("trainer_fell_silent", said.source, envelope)
     return events.TrainerFellSilent(
         **source,
-        silent_seconds=_seconds("trainer_fell_silent.silent_seconds", said.silent_seconds),
+        silent_seconds=checked.seconds("trainer_fell_silent.silent_seconds", said.silent_seconds),
     )
 
 
-def _communication_failed(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _communication_failed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.communication_failed
-    source = _source("communication_failed", said.source, envelope)
+    source = checked.source("communication_failed", said.source, envelope)
     return events.CommunicationFailed(
         **source,
-        generation=_generation("communication_failed.generation", said.generation),
-        step=_step("communication_failed.step", said.step),
+        generation=checked.generation("communication_failed.generation", said.generation),
+        step=checked.step("communication_failed.step", said.step),
         detail=said.detail,
     )
 
 
-def _generation_joined(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _generation_joined(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.generation_joined
-    source = _source("generation_joined", said.source, envelope)
+    source = checked.source("generation_joined", said.source, envelope)
     return events.GenerationJoined(
         **source,
-        generation=_generation("generation_joined.generation", said.generation),
-        committed=_step("generation_joined.committed", said.committed),
+        generation=checked.generation("generation_joined.generation", said.generation),
+        committed=checked.step("generation_joined.committed", said.committed),
         completed_held=said.completed_held,
         redoes=said.redoes,
-        copied_parts=_count("generation_joined.copied_parts", said.copied_parts),
+        copied_parts=checked.count("generation_joined.copied_parts", said.copied_parts),
     )
 
 
-def _step_committed(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _step_committed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.step_committed
-    source = _source("step_committed", said.source, envelope)
+    source = checked.source("step_committed", said.source, envelope)
     record = events.StepRecord(
-        step=_step("step_committed.step", said.step),
-        generation=_generation("step_committed.generation", said.generation),
+        step=checked.step("step_committed.step", said.step),
+        generation=checked.generation("step_committed.generation", said.generation),
         loss=said.loss,
-        tokens=_count("step_committed.tokens", said.tokens),
-        time=_seconds("step_committed.time", said.time),
-        step_seconds=_seconds("step_committed.step_seconds", said.step_seconds),
+        tokens=checked.count("step_committed.tokens", said.tokens),
+        time=checked.seconds("step_committed.time", said.time),
+        step_seconds=checked.seconds("step_committed.step_seconds", said.step_seconds),
         sample_ids=tuple(said.sample_ids),
         expert_load=tuple(said.expert_load),
     )
@@ -206,109 +166,85 @@ def _step_committed(message: pb.AgentMessage, envelope: Envelope) -> events.Even
     )
 
 
-def _parts_acquired(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _parts_acquired(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.parts_acquired
-    source = _source("parts_acquired", said.source, envelope)
+    source = checked.source("parts_acquired", said.source, envelope)
     return events.PartsAcquired(
         **source,
-        acquisition=_text("parts_acquired.acquisition", said.acquisition),
-        version=_step("parts_acquired.version", said.version),
+        acquisition=checked.text("parts_acquired.acquisition", said.acquisition),
+        version=checked.step("parts_acquired.version", said.version),
     )
 
 
-def _acquisition_failed(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _acquisition_failed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.acquisition_failed
-    source = _source("acquisition_failed", said.source, envelope)
+    source = checked.source("acquisition_failed", said.source, envelope)
     return events.AcquisitionFailed(
         **source,
-        acquisition=_text("acquisition_failed.acquisition", said.acquisition),
+        acquisition=checked.text("acquisition_failed.acquisition", said.acquisition),
         reason=said.reason,
     )
 
 
-def _shard_written(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _shard_written(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.shard_written
-    source = _source("shard_written", said.source, envelope)
+    source = checked.source("shard_written", said.source, envelope)
     return events.ShardWritten(
         **source,
-        request=_text("shard_written.request", said.request),
-        generation=_generation("shard_written.generation", said.generation),
-        step=_step("shard_written.step", said.step),
-        name=_text("shard_written.name", said.name),
-        rank=_count("shard_written.rank", said.rank),
-        shard=_text("shard_written.shard", said.shard),
-        bytes=_count("shard_written.bytes", said.bytes),
+        request=checked.text("shard_written.request", said.request),
+        generation=checked.generation("shard_written.generation", said.generation),
+        step=checked.step("shard_written.step", said.step),
+        name=checked.text("shard_written.name", said.name),
+        rank=checked.count("shard_written.rank", said.rank),
+        shard=checked.text("shard_written.shard", said.shard),
+        bytes=checked.count("shard_written.bytes", said.bytes),
     )
 
 
-def _checkpoint_failed(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _checkpoint_failed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.checkpoint_failed
-    source = _source("checkpoint_failed", said.source, envelope)
+    source = checked.source("checkpoint_failed", said.source, envelope)
     return events.CheckpointFailed(
         **source,
-        request=_text("checkpoint_failed.request", said.request),
+        request=checked.text("checkpoint_failed.request", said.request),
         reason=said.reason,
     )
 
 
-def _checkpoint_sealed(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _checkpoint_sealed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.checkpoint_sealed
-    source = _source("checkpoint_sealed", said.source, envelope)
+    source = checked.source("checkpoint_sealed", said.source, envelope)
     return events.CheckpointSealed(
         **source,
-        request=_text("checkpoint_sealed.request", said.request),
-        step=_step("checkpoint_sealed.step", said.step),
-        name=_text("checkpoint_sealed.name", said.name),
+        request=checked.text("checkpoint_sealed.request", said.request),
+        step=checked.step("checkpoint_sealed.step", said.step),
+        name=checked.text("checkpoint_sealed.name", said.name),
         path=said.path,
-        bytes=_count("checkpoint_sealed.bytes", said.bytes),
+        bytes=checked.count("checkpoint_sealed.bytes", said.bytes),
     )
 
 
-def _restore_failed(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
-    said = message.restore_failed
-    source = _source("restore_failed", said.source, envelope)
-    return events.RestoreFailed(
-        **source,
-        generation=_generation("restore_failed.generation", said.generation),
-        name=said.name,
-        shard=said.shard,
-        reason=said.reason,
-        damaged=said.damaged,
-    )
-
-
-def _state_refused(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
-    said = message.state_refused
-    source = _source("state_refused", said.source, envelope)
-    return events.StateRefused(
-        **source,
-        generation=_generation("state_refused.generation", said.generation),
-        step=_step("state_refused.step", said.step),
-        reason=said.reason,
-    )
-
-
-def _training_ended(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _training_ended(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.training_ended
-    source = _source("training_ended", said.source, envelope)
+    source = checked.source("training_ended", said.source, envelope)
     return events.TrainingEnded(
         **source,
-        generation=_generation("training_ended.generation", said.generation),
-        step=_step("training_ended.step", said.step),
+        generation=checked.generation("training_ended.generation", said.generation),
+        step=checked.step("training_ended.step", said.step),
         finished=said.finished,
     )
 
 
-def _trainer_refused(message: pb.AgentMessage, envelope: Envelope) -> events.Event:
+def _trainer_refused(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.trainer_refused
-    source = _source("trainer_refused", said.source, envelope)
+    source = checked.source("trainer_refused", said.source, envelope)
     return events.TrainerRefused(
         **source,
         reason=said.reason,
     )
 
 
-_READERS: dict[str, Callable[[pb.AgentMessage, Envelope], events.Event]] = {
+_READERS: dict[str, Callable[[pb.AgentMessage, checked.Envelope], events.Event]] = {
     "heartbeat": _heartbeat,
     "trainer_ready": _trainer_ready,
     "trainer_exited": _trainer_exited,
@@ -321,78 +257,43 @@ _READERS: dict[str, Callable[[pb.AgentMessage, Envelope], events.Event]] = {
     "shard_written": _shard_written,
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_sealed": _checkpoint_sealed,
-    "restore_failed": _restore_failed,
-    "state_refused": _state_refused,
+    **wire_state.READERS,
     "training_ended": _training_ended,
     "trainer_refused": _trainer_refused,
 }
 
 
 def _statuses(
-    field: str, said: Sequence[pb.TrainerStatus], envelope: Envelope
+    field: str, said: Sequence[pb.TrainerStatus], envelope: checked.Envelope
 ) -> tuple[events.TrainerStatus, ...]:
-    if len(said) > DEVICES_PER_NODE_LIMIT:
-        raise WireError(field, f"{len(said)} trainers on one node, the limit is {DEVICES_PER_NODE_LIMIT}")
+    if len(said) > checked.DEVICES_PER_NODE_LIMIT:
+        raise checked.WireError(
+            field, f"{len(said)} trainers on one node, the limit is {checked.DEVICES_PER_NODE_LIMIT}"
+        )
     return tuple(_status(f"{field}[{index}]", status, envelope) for index, status in enumerate(said))
 
 
-def _status(field: str, said: pb.TrainerStatus, envelope: Envelope) -> events.TrainerStatus:
+def _status(field: str, said: pb.TrainerStatus, envelope: checked.Envelope) -> events.TrainerStatus:
     try:
         phase = events.TrainerPhase(said.phase)
     except ValueError:
         known = ", ".join(phase.value for phase in events.TrainerPhase)
-        raise WireError(f"{field}.phase", f"{said.phase!r} is none of: {known}") from None
+        raise checked.WireError(f"{field}.phase", f"{said.phase!r} is none of: {known}") from None
     return events.TrainerStatus(
-        trainer=_trainer(f"{field}.trainer", said.trainer, envelope.node),
-        start=_count(f"{field}.start", said.start),
-        pid=_count(f"{field}.pid", said.pid),
+        trainer=checked.trainer(f"{field}.trainer", said.trainer, envelope.node),
+        start=checked.count(f"{field}.start", said.start),
+        pid=checked.count(f"{field}.pid", said.pid),
         ready=said.ready,
         store_address=said.store_address,
         peer_address=said.peer_address,
         device_name=said.device_name,
-        generation=_generation(f"{field}.generation", said.generation),
-        step=_step(f"{field}.step", said.step),
+        generation=checked.generation(f"{field}.generation", said.generation),
+        step=checked.step(f"{field}.step", said.step),
         phase=phase,
-        operation=_count(f"{field}.operation", said.operation),
+        operation=checked.count(f"{field}.operation", said.operation),
         waiting=said.waiting,
-        silent_seconds=_seconds(f"{field}.silent_seconds", said.silent_seconds),
+        silent_seconds=checked.seconds(f"{field}.silent_seconds", said.silent_seconds),
     )
-
-
-def _trainer(field: str, said: str, node: NodeId) -> TrainerId:
-    trainer = TrainerId(said)
-    device = said.rpartition("/")[2]
-    if node_of(trainer) != node or not device.isascii() or not device.isdigit():
-        raise WireError(field, f"{said!r} is not a trainer of node {node!r} (expected {node}/DEVICE)")
-    if str(device_of(trainer)) != device or device_of(trainer) >= DEVICES_PER_NODE_LIMIT:
-        raise WireError(field, f"device of {said!r} is not a plain number below {DEVICES_PER_NODE_LIMIT}")
-    return trainer
-
-
-def _count(field: str, said: int) -> int:
-    if said < 0:
-        raise WireError(field, f"{said} is negative")
-    return said
-
-
-def _step(field: str, said: int) -> Step:
-    return Step(_count(field, said))
-
-
-def _generation(field: str, said: int) -> GenerationNumber:
-    return GenerationNumber(_count(field, said))
-
-
-def _seconds(field: str, said: float) -> float:
-    if not (math.isfinite(said) and said >= 0.0):
-        raise WireError(field, f"{said} is not a time in seconds")
-    return said
-
-
-def _text(field: str, said: str) -> str:
-    if not said:
-        raise WireError(field, "is empty")
-    return said
 
 
 # ---- core -> agent ----

@@ -20,7 +20,7 @@ from orchestrator.controller.ports import Clock
 from orchestrator.core import actions
 from orchestrator.core.events import Event, HeartbeatReceived, NodeDisconnected, NodeRegistered
 from orchestrator.core.ids import NodeId
-from orchestrator.service import wire
+from orchestrator.service import checked, wire
 from orchestrator.service.causes import Causes
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
@@ -164,7 +164,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         """One agent's stream from registration to its end, for whatever reason it ends."""
         try:
             registered = await self._registration(request_iterator)
-        except wire.WireError as error:
+        except checked.WireError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except TimeoutError:
             waited = self._limits.registration_seconds
@@ -236,14 +236,14 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         try:
             async for message in messages:
                 kind = message.WhichOneof("kind") or "empty"
-                envelope = wire.Envelope(
+                envelope = checked.Envelope(
                     node=session.node,
                     incarnation=session.incarnation,
                     at=self._clock.now(),
                     cause_id=self._causes.fresh(kind),
                 )
                 await self._submit(wire.event(message, envelope))
-        except wire.WireError as error:
+        except checked.WireError as error:
             log.warning("node %s sent what cannot be: %s", session.node, error)
             return _Ending(code=grpc.StatusCode.INVALID_ARGUMENT, reason=str(error))
         except _Leave as leave:

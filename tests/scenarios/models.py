@@ -30,6 +30,8 @@ ACQUIRE_SECONDS = 1.0
 WRITE_SECONDS = 0.75
 HANG_SECONDS = 3.0
 OUTBOX_LIMIT = 64
+RIGHT = "00000000"
+"""The checksum of a replica as it should be."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +59,10 @@ class Trainer:
     step: int = 0
     holds: set[str] = field(default_factory=set)
     """Parts, at the version `step`, or at that of its donors while it follows them."""
+    wrong: dict[str, str] = field(default_factory=dict)
+    """Parts that are not what they should be, and their checksums; copies from here are as wrong."""
+    changed: set[str] = field(default_factory=set)
+    """Those of them that changed within the step that is being computed."""
     following: bool = False
     finished: bool = False
     told_end: bool = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core import events
 from orchestrator.core.events import Event
-from orchestrator.core.ids import NodeId, TrainerId, node_of
+from orchestrator.core.ids import NodeId, Step, TrainerId, node_of
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.spec import (
     BatchSpec,
@@ -212,7 +212,31 @@ class _Stage:
             generation=trainer.joined,
             step=trainer.step,
             reason="the loss is nan",
+            not_finite=True,
         )
+
+    def flip(self, name: str, part: str, when: str = "") -> None:
+        """A bit of a member's replica; `now` for within the step that it computes."""
+        trainer = self.world.agents.alive[node_of(TrainerId(name))].trainers[TrainerId(name)]
+        trainer.wrong[part] = f"bad-{name}"
+        if when == "now":
+            trainer.changed.add(part)
+
+    def redo(self, name: str = "") -> None:
+        """A step was computed twice, because numbers of a member, or of nobody in particular, were none."""
+        generation = self.world.disk.generations[self.world.training.newest]
+        seated = {member.trainer: member for member in generation.members}
+        for trainer in seated:
+            agent = self.world.agents.alive[node_of(trainer)]
+            self.world.agents.report(
+                agent,
+                agent.trainers[trainer],
+                events.StepRedone,
+                generation=generation.number,
+                step=Step(self.world.training.committed + 1),
+                rank=seated[TrainerId(name)].rank if name else None,
+                seconds=0.25,
+            )
 
     def freeze(self) -> None:
         """Nobody commits a step, although everybody looks alive."""
@@ -260,6 +284,8 @@ _FAILURES = (
     "damage",
     "refuse",
     "not_finite",
+    "flip",
+    "redo",
     "freeze",
     "thaw",
 )

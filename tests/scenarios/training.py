@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from orchestrator.core import events
-from orchestrator.core.ids import Step, TrainerId, node_of
+from orchestrator.core.ids import Rank, Step, TrainerId, node_of
 from orchestrator.core.state import NO_GENERATION, Generation, GenerationKind
 from tests.scenarios.agents import Agents, Controller
-from tests.scenarios.models import STEP_TICKS, TICK_SECONDS, WRITE_SECONDS, Seat, Trainer, parts_of
+from tests.scenarios.models import RIGHT, STEP_TICKS, TICK_SECONDS, WRITE_SECONDS, Seat, Trainer, parts_of
 
 FROM_STORAGE = (GenerationKind.INITIAL, GenerationKind.RESTORE)
 
@@ -106,6 +106,8 @@ class Training:
                 continue
             trainer.restored = generation.number
             trainer.holds.clear()
+            trainer.wrong.clear()
+            trainer.changed.clear()
             if generation.restore_name in self._controller.disk.damaged:
                 self._agents.report(
                     agent,
@@ -200,6 +202,7 @@ class Training:
                     generation=generation.number,
                     step=Step(seat.trainer.step),
                     reason=f"nobody holds {min(wanted - held)} at step {self.committed}",
+                    not_finite=False,
                 )
         return False
 
@@ -231,8 +234,36 @@ class Training:
             and seat.trainer.broken != generation.number
             for seat in seats
         )
-        if together:
+        if together and not self._differ(generation, seats):
             self._commit(generation, seats)
+
+    def _differ(self, generation: Generation, seats: list[Seat]) -> bool:
+        """Replicas are compared before each commit; what is wrong is told by all, and nothing is committed."""
+        found = []
+        for part in sorted(set().union(*(seat.trainer.holds for seat in seats))):
+            holders = [(rank, seat.trainer) for rank, seat in enumerate(seats) if part in seat.trainer.holds]
+            said = [
+                events.ReplicaFinding(
+                    part=part,
+                    rank=Rank(rank),
+                    checksum=trainer.wrong.get(part, RIGHT),
+                    changed=part in trainer.changed,
+                )
+                for rank, trainer in holders
+            ]
+            if len({each.checksum for each in said}) > 1 or any(each.changed for each in said):
+                found += said
+        for seat in seats if found else ():
+            seat.trainer.broken = generation.number
+            self._agents.report(
+                seat.agent,
+                seat.trainer,
+                events.ReplicasDiffered,
+                generation=generation.number,
+                step=Step(seat.trainer.step),
+                findings=tuple(found),
+            )
+        return bool(found)
 
     def _commit(self, generation: Generation, seats: list[Seat]) -> None:
         step = seats[0].trainer.step + 1

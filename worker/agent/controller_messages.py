@@ -17,10 +17,12 @@ from worker.agent.messages import (
     GenerationJoined,
     Member,
     PartsAcquired,
+    ReplicasDiffered,
     RestoreFailed,
     ShardWritten,
     StateRefused,
     StepCommitted,
+    StepRedone,
     TrainerRefused,
     TrainingEnded,
 )
@@ -98,6 +100,8 @@ PassedOn = (
     | CheckpointSealed
     | RestoreFailed
     | StateRefused
+    | ReplicasDiffered
+    | StepRedone
     | TrainingEnded
     | TrainerRefused
 )

@@ -409,7 +409,7 @@ class Machine:
             case to_trainer.StepCommitted():
                 self._step_committed(device, report)
                 return
-            case to_trainer.CommunicationFailed() | to_trainer.StateRefused():
+            case to_trainer.CommunicationFailed() | to_trainer.StateRefused() | to_trainer.ReplicasDiffered():
                 if report.generation < self.floor:
                     return
             case to_trainer.GenerationJoined():

@@ -196,6 +196,39 @@ class StateRefused:
     generation: int
     step: int
     reason: str
+    not_finite: bool
+    """Loss or gradients, twice in a row; else a part that nobody holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaFinding:
+    """What one holder of a part says about its replica, in hexadecimal; `changed` means: since the step began."""
+
+    part: str
+    rank: int
+    checksum: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasDiffered:
+    """The members compared their replicas of the state after `step`; findings are about parts that are not sound."""
+
+    generation: int
+    step: int
+    findings: tuple[ReplicaFinding, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRedone:
+    """A step gave numbers that are none, was computed again from the same samples, and was sound."""
+
+    generation: int
+    step: int
+    rank: int
+    """The one member whose own numbers were not finite; -1 if it was not exactly one."""
+    seconds: float
+    """That both attempts took."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +256,8 @@ Report = (
     | CheckpointSealed
     | RestoreFailed
     | StateRefused
+    | ReplicasDiffered
+    | StepRedone
     | TrainingEnded
     | TrainerRefused
 )

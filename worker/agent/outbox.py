@@ -23,11 +23,12 @@ from worker.agent.messages import (
     CommunicationFailed,
     GenerationJoined,
     PartsAcquired,
+    ReplicasDiffered,
     StateRefused,
     TrainingEnded,
 )
 
-_OF_ONE_GENERATION = (CommunicationFailed, GenerationJoined, StateRefused, TrainingEnded)
+_OF_ONE_GENERATION = (CommunicationFailed, GenerationJoined, StateRefused, ReplicasDiffered, TrainingEnded)
 _OF_ONE_PROCESS = (CommunicationFailed, GenerationJoined, PartsAcquired, AcquisitionFailed)
 
 Kept = TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid

@@ -80,6 +80,8 @@ _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
     messages.CheckpointSealed: ("checkpoint_sealed", pb.CheckpointSealed),
     messages.RestoreFailed: ("restore_failed", pb.RestoreFailed),
     messages.StateRefused: ("state_refused", pb.StateRefused),
+    messages.ReplicasDiffered: ("replicas_differed", pb.ReplicasDiffered),
+    messages.StepRedone: ("step_redone", pb.StepRedone),
     messages.TrainingEnded: ("training_ended", pb.TrainingEnded),
     messages.TrainerRefused: ("trainer_refused", pb.TrainerRefused),
 }
@@ -89,6 +91,10 @@ _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
 def _passed_on(source: pb.Source, report: PassedOn) -> pb.AgentMessage:
     field, build = _REPORTS[type(report)]
     values = {name.name: getattr(report, name.name) for name in dataclasses.fields(report)}
+    if isinstance(report, messages.ReplicasDiffered):
+        values["findings"] = [pb.ReplicaFinding(**dataclasses.asdict(each)) for each in report.findings]
+    if isinstance(report, messages.StepRedone) and report.rank < 0:
+        del values["rank"]
     return pb.AgentMessage(**{field: build(source=source, **values)})
 
 

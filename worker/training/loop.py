@@ -6,6 +6,7 @@ One screen. Steps are in `step.py`, entering a generation in `regroup.py`, what 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,15 +14,19 @@ from worker.agent.messages import (
     Assignment,
     CommunicationFailed,
     GenerationJoined,
+    ReplicasDiffered,
     Report,
     RestoreFailed,
     StateRefused,
+    StepCommitted,
+    StepRedone,
     TrainingEnded,
 )
 from worker.checkpointing.errors import CheckpointDamaged, CheckpointMismatch
 from worker.parallel.groups import CommunicationError, GenerationEnded
 from worker.parallel.handshake import PartLost
 from worker.parallel.pulse import Pulse
+from worker.training.integrity import ReplicasDiffer
 from worker.training.orders import Orders
 from worker.training.regroup import Entry
 from worker.training.saving import Saves
@@ -85,7 +90,16 @@ class Loop:
             except CommunicationError as error:
                 self._report(CommunicationFailed(generation=seen, step=self._pulse.step, detail=str(error)))
             except (PartLost, NotFinite) as error:
-                self._report(StateRefused(generation=seen, step=self._pulse.step, reason=str(error)))
+                self._report(
+                    StateRefused(
+                        generation=seen,
+                        step=self._pulse.step,
+                        reason=str(error),
+                        not_finite=isinstance(error, NotFinite),
+                    )
+                )
+            except ReplicasDiffer as error:
+                self._report(ReplicasDiffered(generation=seen, step=error.version, findings=error.findings))
             except (CheckpointDamaged, CheckpointMismatch) as error:
                 self._report(_refusal(seen, error))
             finally:
@@ -112,14 +126,31 @@ class Loop:
         """Steps until the job is done (True) or stopped (False)."""
         state = session.state
         while state.version < self._steps:
-            pending = self._orders.pending()
             self._seating.step_begins(state.version + 1)
-            record, tally = run_step(session, state.version + 1, pending)
+            record, tally, pending = self._step(session, state.version + 1)
             self._report(record)
             self._seating.after_commit(record.step, session.last_clip)
             if not self._boundary(session, assignment, tally, pending):
                 return False
+        session.check.compare_at_boundary(session.group, state)
         return True
+
+    def _step(self, session: Session, step: int) -> tuple[StepCommitted, Tally, dict[Pending, str]]:
+        """One step, computed once more where its numbers are none: a passing error of one machine ends there.
+
+        All members get the same tally, so all do it. What is not finite twice follows from the state: NotFinite.
+        """
+        began = time.monotonic()
+        pending = self._orders.pending()
+        try:
+            return *run_step(session, step, pending), pending
+        except NotFinite as error:
+            culprit = error.culprit
+        pending = self._orders.pending()
+        record, tally = run_step(session, step, pending)
+        seconds = time.monotonic() - began
+        self._report(StepRedone(generation=record.generation, step=step, rank=culprit, seconds=seconds))
+        return record, tally, pending
 
     def _boundary(
         self, session: Session, assignment: Assignment, tally: Tally, pending: dict[Pending, str]
@@ -128,12 +159,14 @@ class Loop:
         self._pulse.enter("boundary")
         world = session.group.world
         if tally.agreed(Pending.CHECKPOINT, pending.get(Pending.CHECKPOINT), world):
+            session.check.compare_at_boundary(session.group, session.state)
             order = self._orders.take_checkpoint()
             if order is not None:
                 self._saves.take(order, assignment)
             self._pulse.enter("checkpoint")
         if tally.agreed(Pending.STOP, pending.get(Pending.STOP), world):
             self._orders.take_stop()
+            session.check.compare_at_boundary(session.group, session.state)
             return False
         if tally.agreed(Pending.PLANNED_GENERATION, pending.get(Pending.PLANNED_GENERATION), world):
             self._orders.take_planned()

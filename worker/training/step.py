@@ -6,6 +6,7 @@ before the commit leaves the last whole state. What each line means for recovery
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -20,13 +21,23 @@ from worker.parallel.groups import Group
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, reduce_dense
 from worker.training.data import BatchConfig, Windows
+from worker.training.integrity import ReplicaCheck
 from worker.training.optimizer import AdamW, clip_coefficient
 from worker.training.state import TrainingState
-from worker.training.tally import Pending, Tally, TallyLayout, Vote
+from worker.training.tally import NOBODY, Pending, Tally, TallyLayout, Vote
 
 
 class NotFinite(Exception):
-    """Loss or gradients of some member are NaN or infinite: the step is not committed."""
+    """Loss or gradients of some member are NaN or infinite: the step is not committed. All members know it."""
+
+    def __init__(self, step: int, tally: Tally) -> None:
+        super().__init__(f"loss or gradients of step {step} are not finite{_whose(tally)}")
+        self.step = step
+        self.culprit = tally.culprit
+
+
+def _whose(tally: Tally) -> str:
+    return "" if tally.culprit == NOBODY else f" on rank {tally.culprit} alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +71,7 @@ class Session:
     pulse: Pulse
     shape: StepShape
     layout: TallyLayout
+    check: ReplicaCheck
     last_clip: float = 1.0
     """Clip factor of the newest commit."""
 
@@ -71,17 +83,22 @@ class Sums:
     loss: Tensor
     expert_load: Tensor
     samples: list[int]
+    finite: bool = True
+    """Of loss and gradients as this member computed them."""
 
 
 def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[StepCommitted, Tally]:
     """Train step `step` and commit it.
 
-    Raises GenerationEnded, CommunicationError (nothing was committed here; the gradients may be held) or NotFinite.
+    Raises GenerationEnded, CommunicationError (nothing was committed here; the gradients may be held), NotFinite or
+    ReplicasDiffer.
     """
     began = time.monotonic()
     session.state.zero_gradients()
+    session.check.begin(session.state, step)
     sums = compute(session, step)
-    reduce(session)
+    reduce(session, sums)
+    session.check.compare_in_step(session.group, session.state)
     session.state.ready_seconds = time.monotonic() - began
     tally = vote(session, step, sums, pending)
     commit(session, step, tally)
@@ -119,11 +136,18 @@ def compute(session: Session, step: int) -> Sums:
     return sums
 
 
-def reduce(session: Session) -> None:
-    """Sum gradients over the members that share a part."""
+def reduce(session: Session, sums: Sums) -> None:
+    """Sum gradients over the members that share a part; what is not finite is seen before it is everybody's."""
     session.pulse.enter("reduce")
+    sums.finite = _finite(session.state, sums.loss)
     session.replicas.reduce(session.group, session.state.experts_gradient_EN)
     reduce_dense(session.group, session.state.dense_gradient_P)
+
+
+def _finite(state: TrainingState, loss: Tensor) -> bool:
+    """A sum is finite where all addends are; cheap, and one wait for the device."""
+    totals = (loss, state.dense_gradient_P.sum(), state.experts_gradient_EN.sum())
+    return math.isfinite(float(torch.stack([total.double() for total in totals]).sum()))
 
 
 def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -> Tally:
@@ -139,17 +163,14 @@ def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -
     tally = session.layout.read(result)
     if tally.not_finite:
         state.ready = -1
-        raise NotFinite(
-            f"loss or gradients of step {step} are not finite (loss {tally.loss}, norm {tally.norm})"
-        )
+        raise NotFinite(step, tally)
     state.tally_step, state.tally = step, result
     return tally
 
 
 def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     state, rank = session.state, session.group.rank
-    # Everybody looks at all that it holds, which is cheap; norms are the work of one rank each.
-    sums_E = state.experts_gradient_EN.sum(1).tolist()
+    # Everybody has looked at what it computed; norms, of what was summed, are the work of one rank each.
     mine = [e for e in state.held if session.placement[e][0] == rank]
     rows = [state.gradient(e + 1) for e in mine] + ([state.dense_gradient_P] if rank == 0 else [])
     norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows]
@@ -159,7 +180,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     for expert, square in zip(mine, squares, strict=True):
         primary[expert] = square
     loss = float(sums.loss) / session.shape.tokens
-    finite = all(value - value == 0.0 for value in (loss, dense_norm, *squares, *sums_E))
+    finite = all(map(math.isfinite, (loss, dense_norm, *squares)))
     return Vote(
         expert_norms_squared=primary if finite else [0.0] * len(primary),
         dense_norm_squared=dense_norm if rank == 0 and finite else 0.0,
@@ -167,7 +188,9 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
         samples=sums.samples,
         loss=loss if finite else 0.0,
         tokens=len(sums.samples) * session.shape.sequence_length,
-        not_finite=not finite,
+        rank=rank,
+        own_finite=sums.finite,
+        sums_finite=finite,
         pending=pending,
     )
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+NOBODY = -1
+
 
 class Pending(Enum):
     """Orders that are carried out at the step boundary at which every member has received them."""
@@ -30,7 +32,7 @@ class TallyLayout:
 
     @property
     def length(self) -> int:
-        return 2 * self.experts + self.samples + 4 + 3 * len(Pending)
+        return 2 * self.experts + self.samples + 6 + 3 * len(Pending)
 
     @property
     def _counts_at(self) -> int:
@@ -42,7 +44,7 @@ class TallyLayout:
 
     @property
     def _pending_at(self) -> int:
-        return self._scalars_at + 4
+        return self._scalars_at + 6
 
     def cast(self, vote: Vote) -> list[float]:
         """One member's addend."""
@@ -54,7 +56,9 @@ class TallyLayout:
         counts = [0.0] * self.samples
         for index in vote.samples:
             counts[index] += 1.0
-        scalars = [vote.dense_norm_squared, vote.loss, float(vote.tokens), float(vote.not_finite)]
+        culprit = 0.0 if vote.own_finite else float(vote.rank + 1)
+        doubts = [float(not vote.own_finite), culprit, float(not vote.sums_finite)]
+        scalars = [vote.dense_norm_squared, vote.loss, float(vote.tokens), *doubts]
         values = [*vote.expert_norms_squared, *map(float, vote.expert_load), *counts, *scalars, *pending]
         assert len(values) == self.length, "a vote fills the layout"
         return values
@@ -67,7 +71,8 @@ class TallyLayout:
             norm=max(sum(values[: self.experts]) + values[at], 0.0) ** 0.5,
             loss=values[at + 1],
             tokens=round(values[at + 2]),
-            not_finite=values[at + 3] != 0.0,
+            not_finite=values[at + 3] != 0.0 or values[at + 5] != 0.0,
+            culprit=round(values[at + 4]) - 1 if values[at + 3] == 1.0 else NOBODY,
             expert_load=tuple(round(value) for value in values[self.experts : self._counts_at]),
             sample_counts=tuple(round(value) for value in values[self._counts_at : at]),
             pending=tuple(
@@ -88,7 +93,11 @@ class Vote:
     """Indices within the step of the samples that this member has computed."""
     loss: float
     tokens: int
-    not_finite: bool
+    rank: int
+    own_finite: bool
+    """What this member computed, before it was summed with the others'."""
+    sums_finite: bool
+    """The norms that this member has worked out, of what was summed."""
     pending: dict[Pending, str]
 
 
@@ -102,6 +111,8 @@ class Tally:
     """Mean cross entropy per token, in nats."""
     tokens: int
     not_finite: bool
+    culprit: int
+    """The one rank whose own numbers are not finite; `NOBODY` if there is none, or more than one."""
     expert_load: tuple[int, ...]
     """Token-expert pairs, over all layers."""
     sample_counts: tuple[int, ...]

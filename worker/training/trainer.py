@@ -34,6 +34,7 @@ from worker.training.acquire import Acquisitions
 from worker.training.data import BatchConfig, DataError, Windows, open_text
 from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
+from worker.training.integrity import ReplicaCheck
 from worker.training.loop import Loop
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.orders import Handlers, Orders
@@ -310,6 +311,7 @@ class Body:
             pulse=self._pulse,
             shape=self.job.shape,
             layout=self.job.layout,
+            check=ReplicaCheck(interval_steps=int(self.job.config["integrity"]["interval_steps"])),
         )
 
     def _complete(self, generation: int, step: int, values: tuple[float, ...]) -> None:

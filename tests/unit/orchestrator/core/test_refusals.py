@@ -18,6 +18,7 @@ def refuse(world: Told, step: int, **changes: object) -> None:
         "generation": world.generation.number,
         "step": Step(step),
         "reason": "the loss is nan",
+        "not_finite": True,
     }
     world.say(events.StateRefused, **(fields | changes))
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.core import actions, events
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
 from orchestrator.core.state import Generation, GenerationKind, Member
-from orchestrator.service import wire
+from orchestrator.service import checked, wire
 from protos import worker_pb2 as pb
 from tests.agent_messages import message_of
 
@@ -21,7 +21,7 @@ AT = 1700000000.5
 CAUSE = CauseId("test-1")
 NODE = NodeId("node-1")
 TRAINER = TrainerId("node-1/0")
-ENVELOPE = wire.Envelope(node=NODE, incarnation="i-1", at=AT, cause_id=CAUSE)
+ENVELOPE = checked.Envelope(node=NODE, incarnation="i-1", at=AT, cause_id=CAUSE)
 
 counts = st.integers(min_value=0, max_value=2**31 - 1)
 steps = st.integers(min_value=0, max_value=2**62)
@@ -55,6 +55,7 @@ records = st.builds(
     sample_ids=st.lists(steps, max_size=5).map(tuple),
     expert_load=st.lists(steps, max_size=5).map(tuple),
 )
+findings = st.builds(events.ReplicaFinding, part=names, rank=counts, checksum=names, changed=st.booleans())
 stream = {"at": st.just(AT), "cause_id": st.just(CAUSE), "incarnation": st.just("i-1")}
 source = {**stream, "trainer": st.just(TRAINER), "start": counts}
 place = {"generation": steps, "step": steps}
@@ -91,7 +92,9 @@ REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = 
     events.RestoreFailed: {
         **source, "generation": steps, "name": words, "shard": words, "reason": words, "damaged": st.booleans(),
     },
-    events.StateRefused: {**source, **place, "reason": words},
+    events.StateRefused: {**source, **place, "reason": words, "not_finite": st.booleans()},
+    events.ReplicasDiffered: {**source, **place, "findings": st.lists(findings, max_size=4).map(tuple)},
+    events.StepRedone: {**source, **place, "rank": st.none() | counts, "seconds": seconds},
     events.TrainingEnded: {**source, **place, "finished": st.booleans()},
     events.TrainerRefused: {**source, "reason": words},
 }  # fmt: skip
@@ -121,7 +124,7 @@ def test_every_kind_of_report_has_a_reader(kind: str) -> None:
     """A message added to the proto without a reader would end the stream of the first agent that sends it."""
     message = pb.AgentMessage()
     getattr(message, kind).SetInParent()
-    with pytest.raises(wire.WireError) as refused:
+    with pytest.raises(checked.WireError) as refused:
         wire.event(message, ENVELOPE)
     assert refused.value.field == f"{kind}.source.trainer"
 
@@ -181,7 +184,7 @@ def _registration(**changed: object) -> pb.AgentMessage:
     ],
 )
 def test_an_unsound_registration_is_refused_by_field(message: pb.AgentMessage, field: str) -> None:
-    with pytest.raises(wire.WireError) as refused:
+    with pytest.raises(checked.WireError) as refused:
         wire.registration(message, AT, CAUSE)
     assert refused.value.field == field
 
@@ -230,14 +233,14 @@ def _of(trainer: str) -> pb.Source:
     ],
 )
 def test_an_unsound_report_is_refused_by_field(message: pb.AgentMessage, field: str) -> None:
-    with pytest.raises(wire.WireError) as refused:
+    with pytest.raises(checked.WireError) as refused:
         wire.event(message, ENVELOPE)
     assert refused.value.field == field
 
 
 def test_an_unknown_word_is_answered_with_the_known_ones() -> None:
     status = pb.TrainerStatus(trainer=TRAINER, phase="dreaming")
-    with pytest.raises(wire.WireError, match=r"'dreaming' is none of: starting, ready"):
+    with pytest.raises(checked.WireError, match=r"'dreaming' is none of: starting, ready"):
         wire.event(pb.AgentMessage(heartbeat=pb.Heartbeat(trainers=[status])), ENVELOPE)
 
 

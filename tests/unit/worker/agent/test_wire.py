@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator.core import events
 from orchestrator.core.ids import CauseId, NodeId
+from orchestrator.service import checked
 from orchestrator.service import wire as controller_wire
 from protos import worker_pb2 as pb
 from tests.unit.worker.agent.stories import FIRST, NODE, Story, committed, ended, failed, joined
@@ -19,7 +20,7 @@ from worker.agent import controller_messages as said
 from worker.agent import messages, wire
 from worker.agent.device import PHASES
 
-ENVELOPE = controller_wire.Envelope(node=NodeId(NODE), incarnation="i-1", at=1.0, cause_id=CauseId("cause-1"))
+ENVELOPE = checked.Envelope(node=NodeId(NODE), incarnation="i-1", at=1.0, cause_id=CauseId("cause-1"))
 STATUS = said.TrainerStatus(
     trainer=FIRST,
     start=2,
@@ -45,7 +46,9 @@ REPORTS: tuple[said.PassedOn, ...] = (
     messages.CheckpointFailed(request="c-1", reason="disk full"),
     messages.CheckpointSealed(request="c-1", step=9, name="n", path="/n", bytes=10),
     messages.RestoreFailed(generation=3, name="n", shard="s", reason="hash", damaged=True),
-    messages.StateRefused(generation=3, step=9, reason="loss is NaN"),
+    messages.StateRefused(generation=3, step=9, reason="loss is NaN", not_finite=True),
+    messages.ReplicasDiffered(generation=3, step=9, findings=()),
+    messages.StepRedone(generation=3, step=9, rank=2, seconds=0.5),
     ended(finished=True),
     messages.TrainerRefused(reason="no such file"),
 )

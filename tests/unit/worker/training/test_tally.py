@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from worker.training.tally import Pending, TallyLayout, Vote, fingerprint
+from worker.training.tally import NOBODY, Pending, TallyLayout, Vote, fingerprint
 
 LAYOUT = TallyLayout(experts=2, samples=4)
 
@@ -20,7 +20,9 @@ def vote(**changes: object) -> Vote:
         samples=(0, 1),
         loss=1.25,
         tokens=10,
-        not_finite=False,
+        rank=0,
+        own_finite=True,
+        sums_finite=True,
         pending={},
     )
     return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
@@ -46,8 +48,25 @@ def test_a_sample_that_is_missing_or_counted_twice_shows() -> None:
     assert tally.sample_counts == (1, 2, 0, 1)
 
 
-def test_one_member_that_is_not_finite_speaks_for_all() -> None:
-    assert LAYOUT.read(total(vote(), vote(not_finite=True))).not_finite
+def test_one_member_that_is_not_finite_speaks_for_all_and_is_named() -> None:
+    """All see it in the sums afterwards; only its own numbers were so before."""
+    tally = LAYOUT.read(total(vote(), vote(rank=2, own_finite=False), vote(rank=1, sums_finite=False)))
+    assert tally.not_finite
+    assert tally.culprit == 2
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        (vote(), vote(sums_finite=False)),
+        (vote(rank=0, own_finite=False), vote(rank=1, own_finite=False)),
+    ],
+)
+def test_nobody_is_named_where_it_was_not_exactly_one(votes: tuple[Vote, ...]) -> None:
+    """An overflow of the sum, or an error that all members share."""
+    tally = LAYOUT.read(total(*votes))
+    assert tally.not_finite
+    assert tally.culprit == NOBODY
 
 
 @pytest.mark.parametrize(
