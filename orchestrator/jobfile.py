@@ -19,7 +19,7 @@ from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.spec_mapping import SpecError, from_mapping
 
-__all__ = ["JobFileError", "Problem", "load_job_file"]
+__all__ = ["JobFileError", "Problem", "load_job_file", "override", "read_mapping"]
 
 STANDARD_LIBRARY = "stdlib"
 """The data path that every machine with Python has."""
@@ -47,8 +47,8 @@ def load_job_file(path: str, overrides: Sequence[str] = ()) -> JobSpec:
     A relative data path is taken from the current directory, as everywhere else on a command line, or from the
     folder of the job file when it exists only there; in the job it is absolute. Raises JobFileError.
     """
-    mapping = _read_mapping(path)
-    problems = [problem for text in overrides for problem in _override(mapping, text)]
+    mapping = read_mapping(path)
+    problems = [problem for text in overrides for problem in override(mapping, text)]
     if problems:
         raise JobFileError(tuple(problems))
     _settle_data_path(mapping, Path(path).parent)
@@ -80,27 +80,28 @@ class _JobLoader(yaml.SafeLoader):
 _JobLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def _read_mapping(path: str) -> dict[str, Any]:
+def read_mapping(path: str, what: str = "job file") -> dict[str, Any]:
+    """A YAML file that holds a mapping; `what` it is, for messages. Raises JobFileError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        remedy = f"{error.strerror or error}: give the path of a job file"
-        raise JobFileError((Problem(field="job file", value=path, remedy=remedy),)) from error
+        remedy = f"{error.strerror or error}: give the path of a {what}"
+        raise JobFileError((Problem(field=what, value=path, remedy=remedy),)) from error
     except UnicodeDecodeError as error:
-        problem = Problem(field="job file", value=path, remedy="is not UTF-8 text: give a YAML file")
+        problem = Problem(field=what, value=path, remedy="is not UTF-8 text: give a YAML file")
         raise JobFileError((problem,)) from error
     try:
         mapping = yaml.load(text, _JobLoader)
     except yaml.YAMLError as error:
         remedy = f"is not valid YAML: {' '.join(str(error).split())}"
-        raise JobFileError((Problem(field="job file", value=path, remedy=remedy),)) from error
+        raise JobFileError((Problem(field=what, value=path, remedy=remedy),)) from error
     if not isinstance(mapping, dict):
-        remedy = "a job file is a mapping of names to values, starting with 'name:' and 'data:'"
-        raise JobFileError((Problem(field="job file", value=path, remedy=remedy),))
+        remedy = f"a {what} is a mapping of names to values, with lines like 'name: mine'"
+        raise JobFileError((Problem(field=what, value=path, remedy=remedy),))
     return mapping
 
 
-def _override(mapping: dict[str, Any], text: str) -> list[Problem]:
+def override(mapping: dict[str, Any], text: str) -> list[Problem]:
     """Set one dotted name in place; list entries go by their number (`faults.0.step=3`)."""
     name, equals, raw = text.partition("=")
     name = name.strip()

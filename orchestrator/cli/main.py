@@ -15,6 +15,7 @@ from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
+from orchestrator.cli.simulate import simulate
 from orchestrator.cli.validate import validate
 
 _PROGRAM = "understudy"
@@ -52,7 +53,7 @@ def understudy() -> None:
     """
 
 
-for _each in (run, validate, *LISTS, *COMMANDS):
+for _each in (run, validate, *LISTS, *COMMANDS, simulate):
     understudy.add_command(_each)
 
 

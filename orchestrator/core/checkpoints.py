@@ -134,7 +134,8 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
         or checkpoint.shards[event.rank]
     ):
         return
-    if checkpoint.state is CheckpointState.REQUESTED:
+    began = checkpoint.state is CheckpointState.REQUESTED
+    if began:
         decision.move_checkpoint(event.request, CheckpointTrigger.WRITE, checkpoint.reason)
         checkpoint = replace(decision.state.checkpoints[event.request], step=event.step, name=event.name)
     elif (checkpoint.step, checkpoint.name) != (event.step, event.name):
@@ -146,6 +147,8 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
     checkpoint = replace(checkpoint, shards=tuple(shards), bytes=checkpoint.bytes + event.bytes)
     decision.put(checkpoint)
     generation = decision.state.generation
+    # Repairs wait for the first shard (the boundary is behind), the seal for the last; between them nothing is due.
+    decision.stirred = began or all(shards)
     if all(shards) and generation is not None and generation.members:
         decision.say(f"{checkpoint.request}: all {len(shards)} shards of {checkpoint.name} are written")
         _seal(decision, checkpoint, generation)

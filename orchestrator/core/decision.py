@@ -10,12 +10,13 @@ event of each, so an id never repeats, although the number starts anew.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import assert_never
 
 from orchestrator.core import lifecycle
 from orchestrator.core.actions import Action
 from orchestrator.core.ids import (
+    NAMES_REMEMBERED,
     ActionId,
     GenerationNumber,
     IncidentId,
@@ -159,6 +160,7 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple(parts)
 
 
+@lru_cache(maxsize=NAMES_REMEMBERED)
 def in_order(trainer: TrainerId) -> tuple[object, int]:
     """Sort key of trainers: by node, then by device."""
     return natural(node_of(trainer)), device_of(trainer)

@@ -105,11 +105,14 @@ def joined(decision: Decision, event: GenerationJoined) -> None:
     generation = decision.state.generation
     if generation is None or generation.number != event.generation:
         return
-    if not roster.is_member(generation, event.trainer, event.start):
+    seat = roster.seat(decision.state, event.trainer)
+    if seat is None or seat.start != event.start:
         return
     decision.state.memory.redone |= event.redoes
     decision.state.committed = max(decision.state.committed, event.committed)
     seen_at_work(decision, event.trainer)
+    # Nothing is done for a generation before its last member has joined.
+    decision.stirred = roster.all_joined(decision.state)
 
 
 def seen_at_work(decision: Decision, *trainers: TrainerId) -> None:

@@ -5,6 +5,7 @@ No behaviour lives here. Next: `state.py`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NewType
 
 JobId = NewType("JobId", str)
@@ -22,11 +23,16 @@ ActionId = NewType("ActionId", str)
 CauseId = NewType("CauseId", str)
 
 
+NAMES_REMEMBERED = 1 << 16
+"""Trainers whose names are taken apart once only: more than a cluster has, so that a decision need not do it again."""
+
+
 def trainer_id(node: NodeId, device: int) -> TrainerId:
     """The trainer of `device` on `node`."""
     return TrainerId(f"{node}/{device}")
 
 
+@lru_cache(maxsize=NAMES_REMEMBERED)
 def node_of(trainer: TrainerId) -> NodeId:
     """The failure domain of a trainer."""
     return NodeId(trainer.rpartition("/")[0])

@@ -94,7 +94,9 @@ def try_start(decision: Decision) -> None:
     """Send the first generation once enough trainers are ready; give up after `start_seconds`."""
     state, cluster = decision.state, decision.job.spec.cluster
     here = sum(1 for view in state.views.values() if view.connected)
-    complete = _complete_nodes(decision) if here >= cluster.nodes else {}
+    ready = sum(status.ready for view in state.views.values() for status in view.trainers.values())
+    possible = here >= cluster.nodes and ready >= roster.seats(cluster)
+    complete = _complete_nodes(decision) if possible else {}
     if len(complete) < cluster.nodes:
         state.memory.quorum_at = None
         _give_up_late(decision)

@@ -143,7 +143,12 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     gaps = placement.missing(before, nodes, job.spec.cluster.replicas)
     if gaps and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
         return Waiting(reason=f"{listed(awaited)} will be seated once ready")
-    full = [Rank(rank) for rank, each in enumerate(kept) if _given_up(state, policy, at, each.trainer)]
+    failed = state.memory.acquire_failures
+    full = [
+        Rank(rank)
+        for rank, each in enumerate(kept)
+        if each.trainer in failed and _given_up(state, policy, at, each.trainer)
+    ]
     arrivals = [Rank(len(kept) + index) for index in range(len(newcomers))]
     after = placement.repair(
         before, nodes, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full
@@ -158,9 +163,10 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
 def acquisitions_of(generation: Generation, target: Target) -> tuple[tuple[Member, tuple[Donor, ...]], ...]:
     """Who has to copy what from whom: the load of giving is spread over the replicas that there are."""
     given = dict.fromkeys((each.trainer for each in generation.members), 0)
+    seats = roster.seats_by_trainer(generation)
     result = []
     for rank, receiver in enumerate(target.members):
-        old = roster.member(generation, receiver.trainer)
+        old = seats.get(receiver.trainer)
         parts: dict[TrainerId, list[str]] = {}
         if old is None:
             parts[generation.members[0].trainer] = [DENSE]
@@ -248,8 +254,9 @@ def _seat(decision: Decision) -> None:
     if busy is not None and busy.state is CheckpointState.REQUESTED:
         return
     members = []
+    seats = roster.seats_by_trainer(generation)
     for trainer, start in repair.members:
-        seated = roster.member(generation, trainer) or next(
+        seated = seats.get(trainer) or next(
             (each for each in roster.free(state, decision.policy) if each.trainer == trainer), None
         )
         if seated is None or seated.start != start:

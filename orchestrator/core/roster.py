@@ -42,13 +42,18 @@ def member(generation: Generation | None, trainer: TrainerId) -> Member | None:
     return next((each for each in generation.members if each.trainer == trainer), None)
 
 
+def seats_by_trainer(generation: Generation) -> dict[TrainerId, Member]:
+    """All seats of a generation by name, for those who ask for many."""
+    return {each.trainer: each for each in generation.members}
+
+
 def seat(state: ClusterState, trainer: TrainerId) -> Member | None:
     """The seat of a trainer in the generation in force. Cheap: asked for every heartbeat."""
     generation, memory = state.generation, state.memory
     if generation is None:
         return None
     if memory.seats_of != generation.number:
-        memory.seats = {each.trainer: each for each in generation.members}
+        memory.seats = seats_by_trainer(generation)
         memory.seats_of = generation.number
     return memory.seats.get(trainer)
 
@@ -72,12 +77,10 @@ def nodes_by_rank(generation: Generation) -> tuple[NodeId, ...]:
 
 
 def all_joined(state: ClusterState) -> bool:
-    """The generation in force has members, and all of them have regrouped."""
+    """The generation in force has members, and all of them have regrouped. Cheap: only members ever join."""
     generation = state.generation
     return (
-        generation is not None
-        and bool(generation.members)
-        and all(each.trainer in state.joined for each in generation.members)
+        generation is not None and bool(generation.members) and len(state.joined) >= len(generation.members)
     )
 
 
@@ -130,7 +133,10 @@ def _candidates(state: ClusterState, leaving: Collection[TrainerId] = ()) -> Ite
         entity = state.nodes[node]
         if entity.cordoned or entity.state not in (NodeState.SPARE, NodeState.ACTIVE):
             continue
-        for trainer in sorted(state.views[node].trainers, key=in_order):
-            seated = seat(state, trainer) or member(state.planned, trainer)
-            if (seated is None or trainer in leaving) and trainer not in memory.refused:
-                yield state.views[node].trainers[trainer]
+        view = state.views[node]
+        without = [each for each in view.trainers if each in leaving or seat(state, each) is None]
+        for trainer in sorted(without, key=in_order):
+            if (
+                trainer in leaving or member(state.planned, trainer) is None
+            ) and trainer not in memory.refused:
+                yield view.trainers[trainer]

@@ -12,10 +12,12 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
+
+Value = TypeVar("Value")
 
 
 class SpecError(ValueError):
@@ -35,12 +37,17 @@ def to_mapping(spec: JobSpec) -> dict[str, Any]:
 
 def from_mapping(mapping: Mapping[str, Any]) -> JobSpec:
     """Read a job. Raises SpecError with every unknown name, missing name and wrong type."""
+    return read(JobSpec, mapping)
+
+
+def read(kind: type[Value], mapping: Mapping[str, Any]) -> Value:
+    """Read any dataclass of plain values, enums, tuples and such dataclasses. Raises SpecError like `from_mapping`."""
     problems: list[Problem] = []
-    spec = _build(JobSpec, mapping, "", problems)
+    value = _build(kind, mapping, "", problems)
     if problems:
         raise SpecError(tuple(problems))
-    assert isinstance(spec, JobSpec)
-    return spec
+    assert isinstance(value, kind)
+    return value
 
 
 def _plain(value: object) -> object:

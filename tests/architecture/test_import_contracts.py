@@ -35,6 +35,8 @@ HOUSE = (
     "worker/checkpointing/writer.py",
     "worker/training/loop.py",
     "protos/worker_pb2.py",
+    "orchestrator/cli/simulate.py",
+    "simulation/planning/simulate.py",
 )
 
 # What is right, so that a kept contract means something: each door is used by those who may.
@@ -48,6 +50,8 @@ RIGHT = {
     "orchestrator/cli/main.py": (
         "import grpc, orchestrator.jobfile, protos.worker_pb2\nfrom orchestrator.core import spec"
     ),
+    "orchestrator/cli/simulate.py": "def play():\n    from simulation.planning import simulate",
+    "simulation/planning/simulate.py": "from orchestrator.core import machine\nfrom orchestrator import jobfile",
     "worker/app.py": "import torch, worker.training.loop, worker.agent.client",
     "worker/agent/client.py": "import grpc, protos.worker_pb2, worker.agent.machine",
     "worker/training/loop.py": "import torch, worker.model.moe, worker.checkpointing.writer, worker.parallel.groups",
@@ -73,6 +77,17 @@ PLANTED = (
     ("two-programs", "orchestrator/cluster/local.py", "from worker import app"),
     ("production-knows-no-simulation", "orchestrator/controller/controller.py", "import simulation.world"),
     ("production-knows-no-simulation", "worker/training/loop.py", "from tests import waiting"),
+    (
+        "production-knows-no-simulation",
+        "orchestrator/cli/main.py",
+        "from simulation.planning import simulate",
+    ),
+    (
+        "planning-plays-the-core",
+        "simulation/planning/simulate.py",
+        "from orchestrator.store import repository",
+    ),
+    ("planning-plays-the-core", "simulation/planning/simulate.py", "import torch"),
     ("protos-know-nobody", "protos/worker_pb2.py", "import worker.agent.machine"),
     ("cli", "orchestrator/cli/main.py", "import orchestrator.core.machine"),
     ("cli", "orchestrator/cli/main.py", "import orchestrator.store.repository"),

@@ -12,7 +12,7 @@ import pytest
 from tests.architecture.sources import ROOT, modules
 
 BEGIN, END = "<!-- tree -->", "<!-- end of tree -->"
-SHOWN = ("orchestrator", "worker", "benchmarks")
+SHOWN = ("orchestrator", "worker", "simulation", "benchmarks")
 WIDTH = 118
 README = ROOT / "README.md"
 
