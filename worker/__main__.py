@@ -1,4 +1,7 @@
-"""`python -m worker agent|trainer ...`. Next: `settings.py` for the arguments, `app.py` for what they start."""
+"""`python -m worker agent|trainer ...`, or a command of `offline`.
+
+Next: `settings.py` for the arguments, `app.py` for what they start.
+"""
 
 from __future__ import annotations
 

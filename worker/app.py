@@ -1,7 +1,7 @@
 """Puts the two programs of a node together; the only module that sees the agent and the trainer.
 
-The agent must start fast and stay small, so torch is imported only in `run_trainer`. Next: `agent/driver.py` for the
-agent, `training/trainer.py` for the trainer.
+The agent must start fast and stay small, so torch is imported only in `run_trainer`, and for `offline` commands. Next:
+`agent/driver.py` for the agent, `training/trainer.py` for the trainer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from worker.settings import AgentSettings, SettingsError, TrainerSettings, parse
 
 EXIT_USAGE = 2
 EXIT_NO_AGENT = 3
+OFFLINE = ("checkpoint", "generate", "evaluate")
+"""Programs that work on a checkpoint alone."""
 LOOPBACK = "127.0.0.1"
 
 log = logging.getLogger(__name__)
@@ -25,6 +27,10 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program that the command line names; gives its exit code."""
+    if arguments and arguments[0] in OFFLINE:
+        from worker.offline import commands
+
+        return commands.main(arguments)
     try:
         settings = parse(arguments)
     except SettingsError as error:

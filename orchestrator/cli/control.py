@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from orchestrator.cli import offline
 from orchestrator.cli.connection import Admin
 from orchestrator.cli.options import Whom, controller_options
 from orchestrator.cli.session import who
@@ -60,15 +61,21 @@ def uncordon(node: str, **options: Any) -> None:
     _command(options, lambda admin: admin.uncordon(node, who()))
 
 
-@click.group(short_help="Take a checkpoint: checkpoint now.")
+@click.group(short_help="Take, show, verify, export a checkpoint.")
 def checkpoint() -> None:
-    """Checkpoints by hand.
+    """Checkpoints by hand: take one of a running job; look at, verify or export one where nothing runs.
 
     \b
     examples:
       understudy checkpoint now
-      understudy checkpoints                           # which there are
+      understudy checkpoints                           # which a running job has
+      understudy checkpoint verify DIR                 # the newest one of a workdir
+      understudy checkpoint export DIR exported        # for Hugging Face transformers
     """
+
+
+for _each in (offline.show, offline.verify, offline.export):
+    checkpoint.add_command(_each)
 
 
 @checkpoint.command()

@@ -13,6 +13,7 @@ import click
 from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
+from orchestrator.cli.offline import evaluate, generate
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
 from orchestrator.cli.simulate import simulate
@@ -53,7 +54,7 @@ def understudy() -> None:
     """
 
 
-for _each in (run, validate, *LISTS, *COMMANDS, simulate):
+for _each in (run, validate, *LISTS, *COMMANDS, generate, evaluate, simulate):
     understudy.add_command(_each)
 
 

@@ -1,0 +1,123 @@
+"""Find a checkpoint by what a person types, and load its model whole into this process.
+
+What must not live here: output (`commands.py`), names of other formats (`mixtral.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worker.checkpointing.manifest import Manifest
+from worker.checkpointing.names import DENSE, CheckpointId, expert_part, parse_sealed
+from worker.checkpointing.parts import PartTensors, dtype_of
+from worker.checkpointing.reader import CheckpointReader
+from worker.checkpointing.sealing import list_sealed
+from worker.checkpointing.storage import FileStorage
+from worker.model.config import ModelConfig
+from worker.model.parts import bind, dense_layout, expert_layout
+from worker.model.transformer import Transformer
+from worker.parallel.dispatch import LocalDispatcher
+
+CHECKPOINTS_FOLDER = "checkpoints"
+"""Of a workdir."""
+
+
+class OfflineError(Exception):
+    """Something that was asked for cannot be done; the message says what to do instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A sealed checkpoint on this machine's disks."""
+
+    storage: FileStorage
+    checkpoint: CheckpointId
+    folder: Path
+
+    def read(self, *, after_chunk: Callable[[int], None] = lambda count: None) -> CheckpointReader:
+        """Raises CheckpointDamaged where its manifest is not sound."""
+        return CheckpointReader(
+            self.storage, self.checkpoint, refuse_non_finite=False, after_chunk=after_chunk
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """The model of a checkpoint, ready to be asked; it cannot be trained on."""
+
+    model: Transformer
+    config: ModelConfig
+    job: Mapping[str, Any]
+    """The job's config as the checkpoint holds it."""
+    manifest: Manifest
+
+
+def find(given: str) -> Place:
+    """A checkpoint's folder; or a workdir, or its folder of checkpoints, for the newest in it. Raises OfflineError."""
+    path = Path(given)
+    named = parse_sealed(path.resolve().name)
+    if path.is_dir() and named is not None:
+        return Place(storage=FileStorage(path.resolve().parent), checkpoint=named, folder=path)
+    if not path.is_dir():
+        raise OfflineError(
+            f"CHECKPOINT is {given!r}: there is no such folder; name a checkpoint, such as "
+            f"DIR/{CHECKPOINTS_FOLDER}/step-00000200.g0001, or the workdir DIR for its newest one"
+        )
+    for root in (path / CHECKPOINTS_FOLDER, path):
+        storage = FileStorage(root)
+        sealed = list_sealed(storage) if root.is_dir() else ()
+        if sealed:
+            return Place(storage=storage, checkpoint=max(sealed), folder=root / max(sealed).folder)
+    raise OfflineError(
+        f"CHECKPOINT is {given!r}: no sealed checkpoint is in it; take one with: understudy checkpoint now"
+    )
+
+
+def load(place: Place, device: torch.device) -> Loaded:
+    """The whole model, its hashes verified. Raises CheckpointDamaged, CheckpointMismatch, FieldError."""
+    with place.read() as reader:
+        manifest = reader.manifest
+        job = manifest.config
+        config = ModelConfig.from_mapping(_section(job, "model"), str(job["precision"]))
+        dtype = dtype_of(manifest.precision)
+        dense_P = torch.empty(dense_layout(config).length, dtype=dtype)
+        experts_EN = torch.empty(config.experts, expert_layout(config).length, dtype=dtype)
+        moments = torch.empty(2, max(dense_P.numel(), experts_EN.shape[1]), dtype=dtype)
+        rows = {DENSE: dense_P, **{expert_part(e): row for e, row in enumerate(experts_EN)}}
+        for name, weights in rows.items():
+            m, v = moments[:, : weights.numel()]
+            reader.read({name: PartTensors(weights=weights, m=m, v=v)})
+    return Loaded(
+        model=assembled(config, dense_P.to(device), experts_EN.to(device), seed=int(str(job["seed"]))),
+        config=config,
+        job=job,
+        manifest=manifest,
+    )
+
+
+def assembled(
+    config: ModelConfig, dense_P: torch.Tensor, experts_EN: torch.Tensor, *, seed: int
+) -> Transformer:
+    """A model for inference with these weights: [P] of the dense part, [E, N] of all experts."""
+    model = Transformer(config, seed=seed, dispatcher=LocalDispatcher(config.experts), device=dense_P.device)
+    nothing = dense_P.new_zeros(1)
+    bind(
+        model,
+        config,
+        dense_P=dense_P,
+        experts_EN=experts_EN,
+        dense_grad_P=nothing.expand(dense_P.shape),
+        experts_grad_EN=nothing.expand(experts_EN.shape),
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _section(job: Mapping[str, object], name: str) -> Mapping[str, object]:
+    section = job[name]
+    assert isinstance(section, Mapping), f"the manifest's config has a section {name}"
+    return section
