@@ -118,7 +118,7 @@ def _hours(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
         Column(header="UNDERSTUDY", cell=lambda row: f"{row['hours']:,.1f}", keep=9, right=True),
         Column(header="SHARE", cell=lambda row: f"{row['hours'] / hours['total']:.3%}", keep=8, right=True),
         Column(header=currency, cell=lambda row: quantity(row["hours"] * price), keep=7, right=True),
-        Column(header="RESTART ALL", cell=lambda row: f"{row['other']:,.1f}", keep=6, right=True),
+        Column(header="RESTART ALL", cell=lambda row: f"{abs(row['other']):,.1f}", keep=6, right=True),
         Column(header="WHAT", cell=lambda row: row["what"], keep=4, elastic=True),
     )
     yield table(columns, shown, width, "")

@@ -46,6 +46,7 @@ class Costs:
     regroup_base_seconds: Cost
     regroup_seconds_per_rank: Cost
     vote_seconds_per_step: Cost
+    report_seconds_per_step: Cost
     stage_gigabytes_per_second: Cost
     write_gigabytes_per_second: Cost
     read_gigabytes_per_second: Cost
@@ -53,7 +54,6 @@ class Costs:
     trainer_start_seconds: Cost
     node_start_seconds: Cost
     restart_all_seconds: Cost
-    torchft_reconfigure_seconds: Cost
 
     def regroup(self, ranks: int) -> float:
         """Building groups among `ranks` living processes and shaking hands."""
@@ -61,7 +61,8 @@ class Costs:
 
     def vote(self, ranks: int) -> float:
         """What fault tolerance adds to each step."""
-        return self.vote_seconds_per_step.value * max(1.0, math.log(max(ranks, 2), MEASURED_RANKS))
+        rounds = max(1.0, math.log(max(ranks, 2), MEASURED_RANKS))
+        return self.vote_seconds_per_step.value * rounds + self.report_seconds_per_step.value
 
     def stage(self, gigabytes: float) -> float:
         """Copying so much of one GPU's state to its host."""
@@ -107,5 +108,10 @@ def costs_from(mapping: dict[str, Any], path: Path) -> Costs:
 
 
 def _sound(name: str, value: float) -> bool:
-    may_be_zero = name in ("regroup_base_seconds", "vote_seconds_per_step", "crash_notice_seconds")
+    may_be_zero = name in (
+        "regroup_base_seconds",
+        "vote_seconds_per_step",
+        "report_seconds_per_step",
+        "crash_notice_seconds",
+    )
     return math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))

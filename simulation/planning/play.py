@@ -121,7 +121,7 @@ class Game:
     def tell(self, kind: Callable[..., Event], **fields: object) -> None:
         """An event reaches the core, which decides; its orders are carried out."""
         self._events += 1
-        self.state.reported_through = self.training.committed
+        self.state.reported_through = self._told
         outcome = self.machine.handle(kind(at=self.now, cause_id=CauseId(f"c-{self._events}"), **fields))
         self._decisions += not outcome.empty
         if outcome.actions:

@@ -53,13 +53,14 @@ def test_the_same_seed_gives_the_same_report_and_another_seed_another(tmp_path: 
 
 
 def test_more_replicas_never_lose_more_steps_on_the_same_failures(tmp_path: Path) -> None:
-    for seed in range(1, 6):
+    for seed in (1, 2, 3):
         lost = [
             play(
                 tmp_path,
                 f"cluster.replicas={replicas}",
                 f"seed={seed}",
-                "failures.count=60",
+                "days=2",
+                "failures.count=30",
                 "failures.kinds.rack_crash=0.5",
             ).steps_lost
             for replicas in (1, 2, 3)
