@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from simulation.planning import simulate
+from simulation.planning.simulate import load, simulate
 
 FOLDER = Path(__file__).parents[2] / "examples" / "scenarios"
 
 
 def play(name: str, *overrides: str) -> dict[str, Any]:
-    plan = simulate.load(str(FOLDER / f"{name}.yaml"), overrides)
-    return simulate.simulate(plan, 1, lambda run, share, incidents: None)
+    plan = load(str(FOLDER / f"{name}.yaml"), overrides)
+    return simulate(plan, 1, lambda run, share, incidents: None)
 
 
 @pytest.mark.slow
