@@ -34,8 +34,9 @@ from orchestrator.jobfile import JobFileError, load_job_file
 from orchestrator.service import views, whereabouts
 from orchestrator.service.admin_api import ENDED, AdminApi, Sources
 from orchestrator.service.causes import Causes
-from orchestrator.service.commands import Commands, Witness
+from orchestrator.service.commands import Commands, Refusals, Witness
 from orchestrator.service.ledger_view import LedgerFollower
+from orchestrator.service.protection import Protection, protection
 from orchestrator.service.reasons import ReasonsFollower
 from orchestrator.service.server import ListenError, Server
 from orchestrator.service.worker_api import WorkerApi
@@ -114,9 +115,10 @@ def run(settings: Settings) -> int:
     except StoreError as error:  # the URL may hold a password: it is not shown
         raise SettingsError("--database", None, str(error)) from error
     spec = _job_file(settings)
+    protected = protection(settings)
     _prepare_workdir(settings)
     try:
-        return _run_as_the_one(settings, spec)
+        return _run_as_the_one(settings, spec, protected)
     except ListenError as error:
         raise SettingsError("--listen", f"{settings.host}:{settings.port}", str(error)) from error
     except (StoreError, LedgerError) as error:
@@ -137,7 +139,7 @@ def _durability(settings: Settings) -> Durability:
     return Durability.PROCESS_DEATH if alone else Durability.POWER_FAILURE
 
 
-def _run_as_the_one(settings: Settings, spec: JobSpec | None) -> int:
+def _run_as_the_one(settings: Settings, spec: JobSpec | None, protected: Protection) -> int:
     """Take the lease, load, serve, and give everything back."""
     schema.migrate(settings.database)
     engine = open_engine(settings.database, durability=_durability(settings))
@@ -154,6 +156,7 @@ def _run_as_the_one(settings: Settings, spec: JobSpec | None) -> int:
             with _ledger(settings.workdir) as ledger:
                 made = _Made(
                     settings=settings,
+                    protection=protected,
                     spec=chosen,
                     begin=begin,
                     state=state,
@@ -285,6 +288,7 @@ class _Made:
     """What exists before the event loop does."""
 
     settings: Settings
+    protection: Protection
     spec: JobSpec
     begin: Beginning
     state: ClusterState
@@ -335,7 +339,8 @@ async def _serve(made: _Made) -> End:
     settings = made.settings
     endings = _Endings(exit_when_done=settings.exit_when_done)
     causes, clock, inbox = Causes(), WallClock(), Inbox()
-    server = Server(token=settings.token)
+    refusals = Refusals(inbox=inbox, clock=clock, causes=causes)
+    server = Server(gate=made.protection.gate, tls=made.protection.tls, on_refused=refusals.note)
     address = _bind(server, settings)
     worker = WorkerApi(inbox=inbox, clock=clock, causes=causes)
     cluster = ProcessCluster(_agents(settings, address))
@@ -369,7 +374,13 @@ async def _serve(made: _Made) -> End:
             runner.start()
             timers.start()
             await server.start(worker=worker, admin=admin)
-            whereabouts.write(settings.workdir, address=address, job=made.spec.name, started_at=clock.now())
+            whereabouts.write(
+                settings.workdir,
+                address=address,
+                job=made.spec.name,
+                started_at=clock.now(),
+                tls=made.protection.tls is not None,
+            )
             log.info("listening on %s", address)
             endings.job_was_over(made)
             end = await endings.ended
@@ -432,13 +443,17 @@ def _bind(server: Server, settings: Settings) -> str:
         if settings.port or living_nodes(settings.workdir):
             raise
         address = server.bind(host, 0)
-    if not settings.token and not whereabouts.is_loopback(address):
-        log.warning("listening on %s without a token: whoever reaches this port is in command", address)
     return whereabouts.dialled(address)
 
 
 def _agents(settings: Settings, address: str) -> AgentCommand:
-    return AgentCommand(controller=address, workdir=settings.workdir, token_file=settings.token_file)
+    tls = settings.agent_tls
+    return AgentCommand(
+        controller=address,
+        workdir=settings.workdir,
+        token_file=settings.token_file,
+        tls=(tls.ca, tls.certificate, tls.key) if tls is not None else None,
+    )
 
 
 def _chores(made: _Made, controller: Controller) -> tuple[Chore, ...]:

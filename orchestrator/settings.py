@@ -16,6 +16,19 @@ from pathlib import Path
 LISTEN_VARIABLE = "UNDERSTUDY_LISTEN"
 DATABASE_VARIABLE = "UNDERSTUDY_DATABASE"
 TOKEN_FILE_VARIABLE = "UNDERSTUDY_TOKEN_FILE"
+TOKEN_VARIABLE = "UNDERSTUDY_TOKEN"
+ACCESS_FILE_VARIABLE = "UNDERSTUDY_ACCESS_FILE"
+TLS_CA_VARIABLE = "UNDERSTUDY_TLS_CA"
+TLS_CERT_VARIABLE = "UNDERSTUDY_TLS_CERT"
+TLS_KEY_VARIABLE = "UNDERSTUDY_TLS_KEY"
+SECRETS_VARIABLES = (
+    TOKEN_FILE_VARIABLE,
+    TOKEN_VARIABLE,
+    TLS_CA_VARIABLE,
+    TLS_CERT_VARIABLE,
+    TLS_KEY_VARIABLE,
+)
+"""What one program must not hand on to another one: each has its own."""
 DATABASE_FILE = "controller.db"
 TOKEN_LENGTH = 16
 """Shorter tokens can be guessed."""
@@ -70,6 +83,17 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files of one end of a connection, as absolute paths."""
+
+    ca: str
+    """Who vouches for the other end."""
+    certificate: str = ""
+    """What this end shows; a caller may show nothing."""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """One controller process."""
 
@@ -85,6 +109,15 @@ class Settings:
     resume: bool = False
     token: str = field(default="", repr=False)
     token_file: str = ""
+    """Handed to the agents that are started here; without an access file its token is also the one that counts."""
+    access_file: str = ""
+    tls: TlsFiles | None = None
+    client_certificates: bool = True
+    """With TLS: callers must show a certificate of the CA."""
+    agent_tls: TlsFiles | None = None
+    """What agents that are started here show the controller."""
+    allow_open: bool = False
+    """Serve other machines although nobody is asked who it is."""
     exit_when_done: bool = False
 
 
@@ -131,15 +164,54 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--token-file",
         metavar="FILE",
-        help="file with a shared token; callers must then send 'authorization: Bearer TOKEN' "
-        f"(environment: {TOKEN_FILE_VARIABLE})",
+        help="file with a shared token, which lets in to everything; with --access-file only the token for the agents "
+        f"that are started here (environment: {TOKEN_FILE_VARIABLE})",
     )
+    _describe_security(made)
     made.add_argument(
         "--exit-when-done",
         action="store_true",
         help="end nodes and controller when the job ends; else stay and answer",
     )
     return made
+
+
+def _describe_security(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--access-file",
+        metavar="FILE",
+        help="who may do what: a line for each token or certificate, written by `understudy token` and read again when "
+        f"it changes (environment: {ACCESS_FILE_VARIABLE})",
+    )
+    made.add_argument(
+        "--tls-cert",
+        metavar="FILE",
+        help="serve mutual TLS with this certificate; renewed files count from the next connection on "
+        f"(environment: {TLS_CERT_VARIABLE})",
+    )
+    made.add_argument(
+        "--tls-key", metavar="FILE", help=f"key of that certificate (environment: {TLS_KEY_VARIABLE})"
+    )
+    made.add_argument(
+        "--tls-ca",
+        metavar="FILE",
+        help=f"the CA whose certificates callers must show (environment: {TLS_CA_VARIABLE})",
+    )
+    made.add_argument(
+        "--no-client-certificates",
+        action="store_true",
+        help="ask callers for no certificate: TLS alone, and tokens to tell who they are",
+    )
+    made.add_argument(
+        "--agent-tls-cert", metavar="FILE", help="certificate for the agents that are started here"
+    )
+    made.add_argument("--agent-tls-key", metavar="FILE", help="key of that certificate")
+    made.add_argument(
+        "--allow-open",
+        action="store_true",
+        help="serve other machines although neither tokens nor client certificates are asked for: whoever reaches the "
+        "port is in command",
+    )
 
 
 def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -151,6 +223,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         raise SettingsError(
             "--set", " ".join(said.overrides), "overrides a job file: name it with --job FILE"
         )
+    tls = _tls(said, environment)
     token_file = said.token_file or environment.get(TOKEN_FILE_VARIABLE) or ""
     return Settings(
         workdir=workdir,
@@ -161,9 +234,53 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         overrides=tuple(said.overrides),
         resume=said.resume,
         token=_token(token_file) if token_file else "",
-        token_file=str(Path(token_file).expanduser().absolute()) if token_file else "",
+        token_file=_absolute(token_file),
+        access_file=_absolute(said.access_file or environment.get(ACCESS_FILE_VARIABLE) or ""),
+        tls=tls,
+        client_certificates=not said.no_client_certificates,
+        agent_tls=_agent_tls(said, tls),
+        allow_open=said.allow_open,
         exit_when_done=said.exit_when_done,
     )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
+def _tls(said: argparse.Namespace, environment: Mapping[str, str]) -> TlsFiles | None:
+    files = {
+        "--tls-ca": said.tls_ca or environment.get(TLS_CA_VARIABLE) or "",
+        "--tls-cert": said.tls_cert or environment.get(TLS_CERT_VARIABLE) or "",
+        "--tls-key": said.tls_key or environment.get(TLS_KEY_VARIABLE) or "",
+    }
+    if not any(files.values()):
+        if said.no_client_certificates:
+            raise SettingsError(
+                "--no-client-certificates", None, "is of use with --tls-cert and --tls-key only"
+            )
+        return None
+    for option, value in files.items():
+        if not value:
+            raise SettingsError(
+                option, None, f"{', '.join(files)} go together: `understudy certificates DIR` makes all three"
+            )
+    ca, certificate, key = (_absolute(value) for value in files.values())
+    return TlsFiles(ca=ca, certificate=certificate, key=key)
+
+
+def _agent_tls(said: argparse.Namespace, tls: TlsFiles | None) -> TlsFiles | None:
+    """What agents that are started here need to find and to convince us."""
+    certificate, key = said.agent_tls_cert or "", said.agent_tls_key or ""
+    if bool(certificate) != bool(key):
+        raise SettingsError("--agent-tls-cert", certificate or None, "goes together with --agent-tls-key")
+    if tls is None:
+        if certificate:
+            raise SettingsError(
+                "--agent-tls-cert", certificate, "is of use with --tls-ca, --tls-cert and --tls-key only"
+            )
+        return None
+    return TlsFiles(ca=tls.ca, certificate=_absolute(certificate), key=_absolute(key))
 
 
 def _workdir(said: str) -> Path:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return commands.main(arguments)
     try:
-        settings = parse(arguments)
+        settings = parse(arguments, os.environ)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -48,6 +48,7 @@ def run_agent(settings: AgentSettings) -> int:
 
 
 async def _agent(settings: AgentSettings) -> int:
+    from worker.agent.client import TlsFiles
     from worker.agent.driver import Driver, Place
     from worker.agent.machine import Machine
 
@@ -60,11 +61,13 @@ async def _agent(settings: AgentSettings) -> int:
         devices=settings.devices,
         at=asyncio.get_running_loop().time(),
     )
+    files = (settings.tls_ca, settings.tls_certificate, settings.tls_key)
     place = Place(
         controller=settings.controller,
         token=settings.token,
         host=settings.host or _address_towards(settings.controller),
         workdir=settings.workdir,
+        tls=TlsFiles(ca=files[0], certificate=files[1], key=files[2]) if files[0] is not None else None,
     )
     return await Driver(machine, place).run()
 

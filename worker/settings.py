@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypedDict
 
 NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 LABELS_LIMIT = 64
+TOKEN_VARIABLE = "UNDERSTUDY_TOKEN"
+TOKEN_FILE_VARIABLE = "UNDERSTUDY_TOKEN_FILE"
+TLS_VARIABLES = {"ca": "UNDERSTUDY_TLS_CA", "cert": "UNDERSTUDY_TLS_CERT", "key": "UNDERSTUDY_TLS_KEY"}
 DEVICES_LIMIT = 64
 
 
@@ -34,6 +39,10 @@ class AgentSettings:
     """The address of this node for the trainers of other nodes; empty for the one that leads to the controller."""
     devices: int | None
     """Trainers to start; None takes the number from the job (cluster.devices_per_node)."""
+    tls_ca: Path | None = None
+    """Whom the controller's certificate must be signed by; None for a connection without TLS."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +59,17 @@ class TrainerSettings:
     """Process id of the agent."""
 
 
-def parse(arguments: Sequence[str]) -> AgentSettings | TrainerSettings:
+def parse(
+    arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+) -> AgentSettings | TrainerSettings:
     """The settings of the program that was asked for. Raises SettingsError; exits by itself only for --help."""
     given = _parser().parse_args(arguments)
     if given.program == "agent":
-        return _agent(given)
+        return _agent(given, environment)
     return _trainer(given)
 
 
-def _agent(given: argparse.Namespace) -> AgentSettings:
+def _agent(given: argparse.Namespace, environment: Mapping[str, str]) -> AgentSettings:
     if not NODE_NAME.fullmatch(given.node):
         raise SettingsError(
             f"--node {given.node!r}: a name of letters, digits, '.', '_' and '-', at most 63, such as node-1"
@@ -71,9 +82,10 @@ def _agent(given: argparse.Namespace) -> AgentSettings:
         controller=given.controller,
         workdir=_folder(given.workdir),
         labels=_labels(given.label),
-        token=_token(given.token_file),
+        token=_token(given.token_file, environment),
         host=given.host,
         devices=_devices(given.devices),
+        **_tls(given, environment),
     )
 
 
@@ -113,9 +125,34 @@ def _labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(labels.items()))
 
 
-def _token(path: Path | None) -> str:
+class _Tls(TypedDict):
+    tls_ca: Path | None
+    tls_certificate: Path | None
+    tls_key: Path | None
+
+
+def _tls(given: argparse.Namespace, environment: Mapping[str, str]) -> _Tls:
+    said: dict[str, Path | None] = {}
+    for name, variable in TLS_VARIABLES.items():
+        text = getattr(given, f"tls_{name}") or environment.get(variable)
+        said[name] = Path(text) if text else None
+    if said["ca"] is None and (said["cert"] or said["key"]):
+        raise SettingsError(
+            "--tls-ca: missing; a certificate is of no use without the authority of the controller"
+        )
+    if bool(said["cert"]) != bool(said["key"]):
+        raise SettingsError("--tls-cert, --tls-key: give both, or neither")
+    for name, path in said.items():
+        if path is not None and not path.is_file():
+            raise SettingsError(f"--tls-{name} {path}: there is no such file")
+    return {"tls_ca": said["ca"], "tls_certificate": said["cert"], "tls_key": said["key"]}
+
+
+def _token(path: Path | None, environment: Mapping[str, str]) -> str:
+    if path is None and environment.get(TOKEN_FILE_VARIABLE):
+        path = Path(environment[TOKEN_FILE_VARIABLE])
     if path is None:
-        return ""
+        return environment.get(TOKEN_VARIABLE, "").strip()
     try:
         token = path.read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -180,8 +217,18 @@ def _describe_agent(parser: argparse.ArgumentParser) -> None:
         help="a fact about the node that people ask for, such as rack=r1; may be given often",
     )
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="holds the token, where the controller asks for one"
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"holds the token, where the controller asks for one (environment: {TOKEN_FILE_VARIABLE})",
     )
+    for name, words in (
+        ("ca", "certificate of the controller's authority; makes the connection TLS"),
+        ("cert", "certificate that this agent shows"),
+        ("key", "key of that certificate"),
+    ):
+        variable = TLS_VARIABLES[name]
+        parser.add_argument(f"--tls-{name}", metavar="FILE", help=f"{words} (environment: {variable})")
     parser.add_argument(
         "--host",
         default="",

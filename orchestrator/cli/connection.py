@@ -6,6 +6,7 @@ its restarts. Next: `lists.py` and `control.py`, the commands.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from protos import admin_pb2, admin_pb2_grpc
 
 ENVIRONMENT = "UNDERSTUDY_CONTROLLER"
 TOKEN_ENVIRONMENT = "UNDERSTUDY_TOKEN_FILE"
+BARE_TOKEN_ENVIRONMENT = "UNDERSTUDY_TOKEN"
+TLS_FOLDER = "tls"
+"""In a work directory: the certificates of a run with --tls."""
 ASK_SECONDS = 10.0
 """A controller that does not answer a question for this long is called unreachable."""
 
@@ -29,6 +33,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 )
 
+_TLS_WORDS = ("handshake", "ssl", "certificate", "security")
+"""Words in gRPC's own messages about a TLS connection that did not come about."""
 _NOBODY_THERE = ("failed to connect", "connection", "socket", "goaway", "dns", "channel")
 """Words in gRPC's own messages about a peer that is not there."""
 
@@ -50,6 +56,34 @@ class Target:
     address: str
     origin: str
     workdir: Path | None = None
+    tls: ClientTls | None = None
+    """What its work directory holds for callers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientTls:
+    """The files of a caller: the authority that it trusts, and, where it is asked for one, its own certificate."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @classmethod
+    def of_folder(cls, folder: Path, name: str) -> ClientTls:
+        """As `understudy certificates` lays them out."""
+        return cls(ca=folder / "ca.crt", certificate=folder / f"{name}.crt", key=folder / f"{name}.key")
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises CliError."""
+        try:
+            certificate = self.certificate.read_bytes() if self.certificate else None
+            key = self.key.read_bytes() if self.key else None
+            return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, certificate)
+        except OSError as error:
+            raise CliError(
+                f"{error.filename} cannot be read: {error.strerror}",
+                remedy="name other files with --tls-ca, --tls-cert and --tls-key",
+            ) from error
 
 
 def find_controller(controller: str | None, directory: Path | None, environment: str | None) -> Target:
@@ -78,7 +112,13 @@ def _controller_of(directory: Path) -> Target:
             f"{directory} has no {workdirs.CONTROLLER_FILE}: no controller has run there",
             remedy="give the directory that `understudy run` printed at its start",
         )
-    return Target(address=record.address, origin=str(directory / workdirs.CONTROLLER_FILE), workdir=directory)
+    folder = directory / TLS_FOLDER
+    return Target(
+        address=record.address,
+        origin=str(directory / workdirs.CONTROLLER_FILE),
+        workdir=directory,
+        tls=ClientTls.of_folder(folder, "operator") if record.tls and folder.is_dir() else None,
+    )
 
 
 def is_gone(target: Target) -> bool:
@@ -87,9 +127,9 @@ def is_gone(target: Target) -> bool:
 
 
 def read_token(path: Path | None) -> str:
-    """The shared token in a file; empty without one. Raises CliError."""
+    """The token in a file, else in the environment; empty without one. Raises CliError."""
     if path is None:
-        return ""
+        return os.environ.get(BARE_TOKEN_ENVIRONMENT, "").strip()
     try:
         return path.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -110,10 +150,16 @@ def _address(text: str, origin: str) -> str:
 class Admin:
     """The controller's Admin service. Every method either answers or raises CliError."""
 
-    def __init__(self, target: Target, token: str = "") -> None:
+    def __init__(self, target: Target, token: str = "", tls: ClientTls | None = None) -> None:
+        """Without `tls`, that of the work directory where its controller speaks TLS. Raises CliError."""
         self.target = target
+        tls = tls or target.tls
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self._channel = grpc.insecure_channel(target.address, options=_CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.insecure_channel(target.address, options=_CHANNEL_OPTIONS)
+            if tls is None
+            else grpc.secure_channel(target.address, tls.credentials(), options=_CHANNEL_OPTIONS)
+        )
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 
     def close(self) -> None:
@@ -150,6 +196,10 @@ class Admin:
         return list(
             self._ask(self._stub.ListCheckpoints, request, admin_pb2.ListCheckpointsReply).checkpoints
         )
+
+    def audit(self, *, after: int, limit: int) -> list[admin_pb2.AuditEntry]:
+        request = admin_pb2.ListAuditRequest(after_sequence=after, limit=limit)
+        return list(self._ask(self._stub.ListAudit, request, admin_pb2.ListAuditReply).entries)
 
     def generation(self) -> admin_pb2.GetGenerationReply:
         request = admin_pb2.GetGenerationRequest()
@@ -202,6 +252,12 @@ def remote_error(target: Target, error: grpc.RpcError) -> CliError:
     """What a failed call means for the person who made it."""
     call = cast(grpc.Call, error)
     code, details = call.code(), call.details() or ""
+    if code is grpc.StatusCode.UNAVAILABLE and any(word in details.lower() for word in _TLS_WORDS):
+        return CliError(
+            f"no TLS connection with {target.address} (from {target.origin}): {_last_words(details)}",
+            remedy="name its authority with --tls-ca, and a certificate of it with --tls-cert and --tls-key",
+            exit_code=ExitCode.FAILED,
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED or is_unreachable(error):
         return _unreachable(target)
     if code is grpc.StatusCode.UNIMPLEMENTED:
@@ -210,14 +266,13 @@ def remote_error(target: Target, error: grpc.RpcError) -> CliError:
             remedy="check the address, and use the CLI of the controller's version",
             exit_code=ExitCode.FAILED,
         )
-    if code is grpc.StatusCode.UNAUTHENTICATED:
-        return CliError(
-            f"the controller at {target.address} wants a token: {details}",
-            remedy=f"give the file that it was started with: --token-file FILE, or set {TOKEN_ENVIRONMENT}=FILE",
-            exit_code=ExitCode.FAILED,
-        )
     said = details or code.name
     return CliError(f"the controller at {target.address} refused: {said}", exit_code=ExitCode.FAILED)
+
+
+def _last_words(details: str) -> str:
+    """What gRPC says last about a connection, without the way it took to it."""
+    return details.rpartition("last error: ")[2].rpartition(": ")[2] or details
 
 
 def is_unreachable(error: grpc.RpcError) -> bool:

@@ -124,4 +124,6 @@ _SENTENCES: dict[str, Callable[[Detail], str]] = {
     "UncordonRequested": lambda d: f"{d['by']} gave {d['node']} back",
     "StopRequested": lambda d: f"{d['by']} asked to stop the job",
     "CheckpointRequested": lambda d: f"{d['by']} asked for a checkpoint",
+    "ShutdownRequested": lambda d: f"{d['by']} asked to end nodes and controller",
+    "CommandRefused": lambda d: f"{d['by']} asked for {d['command']} and was refused",
 }

@@ -30,6 +30,14 @@ _POLL_SECONDS = 0.05
 _DATABASE_FAILED = 3
 _LEASE_HELD = 4
 _LOG_LINES = 12
+_OURS_ALONE = (
+    "UNDERSTUDY_TOKEN",
+    "UNDERSTUDY_TOKEN_FILE",
+    "UNDERSTUDY_TLS_CA",
+    "UNDERSTUDY_TLS_CERT",
+    "UNDERSTUDY_TLS_KEY",
+)
+"""What tells a controller who we are must not become what the controller is: it gets its own on its command line."""
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,10 +88,18 @@ class RestartBudget:
 class Controller:
     """A controller process in a work directory: our child, or one that we found alive there."""
 
-    def __init__(self, directory: Path, token_file: Path | None, program: tuple[str, ...] = PROGRAM) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        token_file: Path | None,
+        program: tuple[str, ...] = PROGRAM,
+        *,
+        tls_folder: Path | None = None,
+    ) -> None:
         self._directory = directory
         self._program = program
         self._token_file = token_file
+        self._tls_folder = tls_folder
         self._child: subprocess.Popen[bytes] | None = None
         self._found: int | None = None
 
@@ -106,6 +122,7 @@ class Controller:
         command += ["--job", str(self._directory / workdirs.JOB_FILE), "--listen", listen]
         command += ["--resume"] if resume else []
         command += ["--token-file", str(self._token_file.absolute())] if self._token_file else []
+        command += _tls_options(self._tls_folder) if self._tls_folder else []
         log = self._directory / workdirs.CONTROLLER_LOG
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -186,10 +203,19 @@ def last_lines(path: Path, count: int = _LOG_LINES) -> str:
     return "\n".join(f"  | {each}" for each in lines) or "  (its log is empty)"
 
 
+def _tls_options(folder: Path) -> list[str]:
+    """The files of `certificates.of_a_run`."""
+    files = {"--tls-ca": "ca.crt", "--tls-cert": "server.crt", "--tls-key": "server.key"}
+    files |= {"--agent-tls-cert": "agent.crt", "--agent-tls-key": "agent.key"}
+    return [word for option, name in files.items() for word in (option, str(folder / name))]
+
+
 def _environment() -> dict[str, str]:
     """Ours, with the source tree of this very CLI first: launcher and controller are one version."""
     environment = dict(os.environ)
     paths = [str(_SOURCE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     environment["PYTHONUNBUFFERED"] = "1"
+    for name in _OURS_ALONE:
+        environment.pop(name, None)
     return environment

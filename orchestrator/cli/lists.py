@@ -393,4 +393,65 @@ def _kept_or_asked(target: Target, whom: Whom, incident: str) -> Row:
     return told
 
 
-LISTS: tuple[click.Command, ...] = (nodes, experts, jobs, incidents, events, checkpoints, generation, explain)
+@click.command(short_help="Who commanded what, and what came of it.")
+@click.option(
+    "--after",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="The first commands after this sequence number, instead of the newest.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, _MOST_EVENTS), default=50, show_default=True, help="At most so many."
+)
+@controller_options
+@output_option
+def audit(after: int, limit: int, output: str, **options: Any) -> None:
+    """Show every command that people gave, also the refused ones: who, when, what, from where, and what came of it.
+
+    \b
+    examples:
+      understudy audit
+      understudy audit -o json | jq '.[] | select(.result=="refused")'
+
+    \b
+    fields of -o json (a list):
+      sequence, at, command, arguments (an object), by, identity (what proved who it was), role, peer,
+      claimed (the name the caller gave itself), result (done, unchanged, refused), words, event (its sequence number)
+    """
+    columns = (
+        Column(header="SEQ", cell=lambda row: row["sequence"], right=True, keep=6),
+        Column(header="AT", cell=lambda row: clock(row["at"]), keep=6),
+        Column(header="COMMAND", cell=lambda row: row["command"], keep=8),
+        Column(
+            header="ARGUMENTS",
+            cell=lambda row: _joined(f"{k}={v}" for k, v in row["arguments"].items()),
+            keep=7,
+        ),
+        Column(header="BY", cell=lambda row: row["by"], keep=9),
+        Column(header="PROOF", cell=lambda row: row["identity"], keep=3),
+        Column(header="ROLE", cell=lambda row: row["role"], keep=2),
+        Column(header="PEER", cell=lambda row: row["peer"], keep=1),
+        Column(header="RESULT", cell=lambda row: row["result"], keep=8, state=True),
+        Column(header="WORDS", cell=lambda row: row["words"], keep=5, elastic=True),
+    )
+    _list(
+        _whom(options),
+        output,
+        lambda admin: [rows.audit_entry(each) for each in admin.audit(after=after, limit=limit)],
+        columns,
+        "no commands yet",
+    )
+
+
+LISTS: tuple[click.Command, ...] = (
+    nodes,
+    experts,
+    jobs,
+    incidents,
+    events,
+    checkpoints,
+    generation,
+    explain,
+    audit,
+)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from orchestrator.cli.certificates import certificates
 from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
@@ -17,6 +18,7 @@ from orchestrator.cli.offline import evaluate, generate
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
 from orchestrator.cli.simulate import simulate
+from orchestrator.cli.tokens import token
 from orchestrator.cli.validate import validate
 
 _PROGRAM = "understudy"
@@ -54,7 +56,7 @@ def understudy() -> None:
     """
 
 
-for _each in (run, validate, *LISTS, *COMMANDS, generate, evaluate, simulate):
+for _each in (run, validate, *LISTS, *COMMANDS, generate, evaluate, simulate, certificates, token):
     understudy.add_command(_each)
 
 

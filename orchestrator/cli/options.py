@@ -14,10 +14,12 @@ from orchestrator.cli.connection import (
     ENVIRONMENT,
     TOKEN_ENVIRONMENT,
     Admin,
+    ClientTls,
     Target,
     find_controller,
     read_token,
 )
+from orchestrator.cli.errors import CliError
 from orchestrator.cli.render import Output
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,6 +33,9 @@ class Whom:
     controller: str | None
     workdir: Path | None
     token_file: Path | None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
     def target(self) -> Target:
         """Where it is. Raises CliError."""
@@ -38,12 +43,45 @@ class Whom:
 
     def ask(self) -> Admin:
         """A connection. Raises CliError."""
-        return Admin(self.target(), read_token(self.token_file))
+        return Admin(self.target(), read_token(self.token_file), self.tls())
+
+    def tls(self) -> ClientTls | None:
+        """What was said about TLS; None when nothing was. Raises CliError."""
+        if self.tls_ca is None:
+            if self.tls_cert or self.tls_key:
+                raise CliError(
+                    "--tls-cert needs --tls-ca", remedy="name the authority of the controller with it"
+                )
+            return None
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise CliError("--tls-cert and --tls-key go together", remedy="give both, or neither")
+        return ClientTls(ca=self.tls_ca, certificate=self.tls_cert, key=self.tls_key)
+
+
+_TLS_OPTIONS = (
+    (
+        "ca",
+        "UNDERSTUDY_TLS_CA",
+        "Certificate of the controller's authority; makes the connection TLS",
+    ),
+    (
+        "cert",
+        "UNDERSTUDY_TLS_CERT",
+        "Certificate that tells the controller who you are",
+    ),
+    ("key", "UNDERSTUDY_TLS_KEY", "Key of that certificate"),
+)
 
 
 def controller_options(command: Command) -> Command:
-    """`--controller`, `--workdir` and `--token-file`, for commands that talk to a running controller."""
+    """`--controller`, `--workdir`, `--token-file` and `--tls-*`, for commands that talk to a running controller."""
     for decorator in (
+        *(
+            click.option(
+                f"--tls-{name}", type=PATH, metavar="FILE", envvar=variable, help=f"{words} [env: {variable}]"
+            )
+            for name, variable, words in reversed(_TLS_OPTIONS)
+        ),
         token_option,
         click.option(
             "--workdir",
@@ -68,7 +106,7 @@ def token_option(command: Command) -> Command:
         type=PATH,
         metavar="FILE",
         envvar=TOKEN_ENVIRONMENT,
-        help=f"File with the token that the controller was started with [env: {TOKEN_ENVIRONMENT}].",
+        help=f"File with a token that the controller lets in [env: {TOKEN_ENVIRONMENT}].",
     )
     return decorate(command)
 

@@ -52,6 +52,24 @@ def trainer(message: admin_pb2.Trainer) -> Row:
     }
 
 
+def audit_entry(message: admin_pb2.AuditEntry) -> Row:
+    """sequence, at, command, arguments (an object), by, identity, role, peer, claimed, result, words, event."""
+    return {
+        "sequence": message.sequence,
+        "at": message.at,
+        "command": message.command,
+        "arguments": json.loads(message.arguments or "{}"),
+        "by": message.by,
+        "identity": message.identity or None,
+        "role": message.role or None,
+        "peer": message.peer,
+        "claimed": message.claimed or None,
+        "result": message.result,
+        "words": message.words,
+        "event": message.event,
+    }
+
+
 def expert(message: admin_pb2.Expert) -> Row:
     """id, primary, backups, load_share (1.0 is fair), redundant."""
     return {

@@ -15,7 +15,8 @@ from rich.panel import Panel
 from orchestrator.cli import job as jobs
 from orchestrator.cli import rows
 from orchestrator.cli import workdir as workdirs
-from orchestrator.cli.connection import read_token
+from orchestrator.cli.certificates import of_a_run
+from orchestrator.cli.connection import TLS_FOLDER, read_token
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.options import PATH, job_options, token_option
@@ -42,6 +43,11 @@ _PANEL_CELLS = 4
 @click.option("--summary", type=PATH, metavar="FILE", help="Write the summary of the run there, as JSON.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture (the default in a pipe).")
 @click.option("--record-svg", type=PATH, metavar="FILE", hidden=True, help="Save the live picture as SVG.")
+@click.option(
+    "--tls",
+    is_flag=True,
+    help="Mutual TLS between controller, nodes and this command, with certificates made for this run in DIR/tls.",
+)
 @token_option
 def run(
     config: str | None,
@@ -50,6 +56,7 @@ def run(
     summary: Path | None,
     plain: bool,
     record_svg: Path | None,
+    tls: bool,
     token_file: Path | None,
     **options: Any,
 ) -> None:
@@ -101,6 +108,9 @@ def run(
         workdirs.prepare(directory, spec)
     plan = Plan(
         workdir=directory,
+        tls=of_a_run(directory)
+        if tls or (resume is not None and (directory / TLS_FOLDER).is_dir())
+        else None,
         resume=resume is not None,
         token_file=token_file,
         token=token,

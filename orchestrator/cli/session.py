@@ -17,7 +17,7 @@ from typing import Any
 
 from orchestrator.cli import processes, rows
 from orchestrator.cli import workdir as workdirs
-from orchestrator.cli.connection import Admin, Target
+from orchestrator.cli.connection import Admin, ClientTls, Target
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.launch import PROGRAM, Controller, RestartBudget, last_lines
@@ -57,6 +57,8 @@ class Plan:
     """The work directory holds a run already."""
     token_file: Path | None = None
     token: str = ""
+    tls: ClientTls | None = None
+    """What the session shows a controller that speaks TLS; the rest lies beside it in the work directory."""
     record_svg: Path | None = None
     program: tuple[str, ...] = PROGRAM
     """How a controller is started."""
@@ -85,7 +87,8 @@ class Session:
         self._plan = plan
         self._screen = screen
         self._interrupts = interrupts
-        self._controller = Controller(plan.workdir, plan.token_file, plan.program)
+        folder = plan.tls.ca.parent if plan.tls is not None else None
+        self._controller = Controller(plan.workdir, plan.token_file, plan.program, tls_folder=folder)
         self._budget = RestartBudget()
         self._recorder = Recorder(plan.record_svg) if plan.record_svg else None
         self._outcome = Outcome()
@@ -144,7 +147,7 @@ class Session:
 
     def _target(self, address: str) -> Target:
         origin = str(self._plan.workdir / workdirs.CONTROLLER_FILE)
-        return Target(address=address, origin=origin, workdir=self._plan.workdir)
+        return Target(address=address, origin=origin, workdir=self._plan.workdir, tls=self._plan.tls)
 
     def _starting(self, waited_seconds: float) -> None:
         self._screen.progress(f"starting the controller ({self._plan.workdir / workdirs.CONTROLLER_LOG})")

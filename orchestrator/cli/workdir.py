@@ -47,13 +47,17 @@ class ControllerRecord:
 
     address: str
     pid: int
+    tls: bool = False
+    """It speaks TLS."""
 
 
 def read_controller(directory: Path) -> ControllerRecord | None:
     """The newest controller of a work directory, or None when there is no (whole) record."""
     try:
         record = json.loads((directory / CONTROLLER_FILE).read_text(encoding="utf-8"))
-        return ControllerRecord(address=str(record["address"]), pid=int(record["pid"]))
+        return ControllerRecord(
+            address=str(record["address"]), pid=int(record["pid"]), tls=record.get("tls") is True
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

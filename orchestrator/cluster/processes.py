@@ -30,10 +30,12 @@ from orchestrator.cluster.identity import (
     write_record,
 )
 from orchestrator.core.ids import NodeId
+from orchestrator.settings import SECRETS_VARIABLES
 
 log = logging.getLogger(__name__)
 
 AGENT_MODULE = "worker"
+_TLS_OPTIONS = ("--tls-ca", "--tls-cert", "--tls-key")
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 """Where both programs are found when they are run from a checkout that is not installed."""
 
@@ -61,6 +63,8 @@ class AgentCommand:
     workdir: Path
     labels: tuple[tuple[str, str], ...] = ()
     token_file: str = ""
+    tls: tuple[str, str, str] | None = None
+    """Files of CA, certificate and key; the last two may be empty."""
     program: tuple[str, ...] = (sys.executable, "-m", AGENT_MODULE, "agent")
 
     def line(self, node: NodeId) -> list[str]:
@@ -78,6 +82,8 @@ class AgentCommand:
             words += ["--label", f"{key}={value}"]
         if self.token_file:
             words += ["--token-file", self.token_file]
+        for option, file in zip(_TLS_OPTIONS, self.tls or (), strict=False):
+            words += [option, file] if file else []
         return words
 
 
@@ -331,6 +337,8 @@ def _environment() -> dict[str, str]:
     paths = [str(_SOURCE_ROOT), *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     environment["PYTHONUNBUFFERED"] = "1"
+    for name in SECRETS_VARIABLES:  # ours; what is the agent's it gets on its command line
+        environment.pop(name, None)
     # Thread pools of many trainers on few cores fight; who wants more says so in the environment.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, "1")

@@ -9,7 +9,14 @@ from dataclasses import replace
 
 from orchestrator.core import checkpoints, incidents, roster
 from orchestrator.core.decision import ENDED, Decision
-from orchestrator.core.events import CheckpointRequested, CordonRequested, DrainRequested, UncordonRequested
+from orchestrator.core.events import (
+    CheckpointRequested,
+    CommandRefused,
+    CordonRequested,
+    DrainRequested,
+    ShutdownRequested,
+    UncordonRequested,
+)
 from orchestrator.core.ids import NodeId
 from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.state import IncidentKind, JobState, NodeState
@@ -77,6 +84,19 @@ def checkpoint(decision: Decision, event: CheckpointRequested) -> None:
     """A human wants a checkpoint."""
     if not _nothing_runs(decision):
         checkpoints.wanted_by_human(decision, event.by)
+
+
+def shutdown(decision: Decision, event: ShutdownRequested) -> None:
+    """Nodes and controller end, which is carried out by whoever runs them; here it is said and so remembered."""
+    job = decision.state.job
+    state = job.state.value if job else "not submitted"
+    forced = ", by force" if event.force else ""
+    decision.say(f"{event.by} ends nodes and controller{forced} (the job is {state})")
+
+
+def refused(decision: Decision, event: CommandRefused) -> None:
+    """Nothing follows from what was refused at the door, but that it was asked is remembered."""
+    decision.say(f"{event.command} by {event.by} was refused: {event.reason}")
 
 
 def set_cordon(decision: Decision, node: NodeId, *, cordoned: bool) -> None:

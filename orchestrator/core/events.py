@@ -315,9 +315,26 @@ class RetentionDue(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Who stands behind a command, as the edge found out. For the audit log, never for a decision."""
+
+    identity: str = ""
+    """What proved it, for example `token ada` or `certificate spiffe://understudy/operator/ada`."""
+    role: str = ""
+    peer: str = ""
+    """Where the call came from, as gRPC says it."""
+    claimed: str = ""
+    """The name that the caller gave itself; proves nothing."""
+
+
+UNKNOWN_ASKER = Asker()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Command(_Event):
     by: str
-    """Who asked, for the audit log."""
+    """Who asked, in words: the proven name where there is one."""
+    asker: Asker = UNKNOWN_ASKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,6 +366,25 @@ class CheckpointRequested(_Command):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequested(_Command):
     """A human wants the job stopped at a boundary, with a resumable checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownRequested(_Command):
+    """A human wants nodes and controller ended; `force` also while the job runs."""
+
+    force: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRefused(_Command):
+    """A human asked for something and was refused at the door: changes nothing, and is kept for the audit log."""
+
+    command: str
+    """As the Admin service calls it, for example `Drain`."""
+    arguments: str
+    """What was asked, as a JSON object."""
+    code: str
+    reason: str
 
 
 Event = (
@@ -383,4 +419,6 @@ Event = (
     | UncordonRequested
     | CheckpointRequested
     | StopRequested
+    | ShutdownRequested
+    | CommandRefused
 )

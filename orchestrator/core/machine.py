@@ -43,6 +43,8 @@ _ANYTIME = (
     | events.UncordonRequested
     | events.CheckpointRequested
     | events.StopRequested
+    | events.ShutdownRequested
+    | events.CommandRefused
 )
 """Events that mean something without a job, or after its end."""
 
@@ -137,5 +139,9 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             commands.checkpoint(decision, event)
         case events.StopRequested():
             endings.stop_requested(decision, event)
+        case events.ShutdownRequested():
+            commands.shutdown(decision, event)
+        case events.CommandRefused():
+            commands.refused(decision, event)
         case _:
             assert_never(event)

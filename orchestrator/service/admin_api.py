@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, TypeVar, get_args
+from typing import Any, NoReturn, TypeAlias, TypedDict, TypeVar, get_args
 
 import grpc
 import grpc.aio
@@ -28,12 +28,14 @@ from orchestrator.core.ids import IncidentId, NodeId
 from orchestrator.core.state import ClusterState, JobState
 from orchestrator.service import snapshot as snapshots
 from orchestrator.service import summary, views
+from orchestrator.service.access import CALLER
 from orchestrator.service.causes import Causes
 from orchestrator.service.commands import Busy, Commands
+from orchestrator.service.interceptors import asker_of, name_of
 from orchestrator.service.ledger_view import LedgerFollower, LedgerView
 from orchestrator.service.reasons import ReasonsFollower
 from orchestrator.service.snapshot import Snapshot
-from orchestrator.store.queries import EventRow, Queries
+from orchestrator.store.queries import AuditRow, EventRow, Queries
 from protos import admin_pb2 as pb
 from protos import admin_pb2_grpc
 
@@ -141,6 +143,16 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         del request
         return pb.ListCheckpointsReply(checkpoints=views.checkpoints(await self._snapshot(context)))
 
+    async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> pb.ListAuditReply:  # noqa: N802
+        if request.after_sequence < 0 or request.limit < 0:
+            await _refuse(
+                context, grpc.StatusCode.INVALID_ARGUMENT, "after_sequence and limit must not be negative"
+            )
+        limit = min(request.limit or self._limits.events, self._limits.most_events)
+        queries = self._sources.queries
+        found = await self._read(context, lambda: queries.audit(after=request.after_sequence, limit=limit))
+        return pb.ListAuditReply(entries=[_audit_entry(each) for each in found])
+
     async def GetGeneration(  # noqa: N802
         self, request: pb.GetGenerationRequest, context: Context
     ) -> pb.GetGenerationReply:
@@ -225,13 +237,13 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
     async def TakeCheckpoint(self, request: pb.TakeCheckpointCommand, context: Context) -> pb.CommandReply:  # noqa: N802
         await self._running_job(context)
         cause = self._causes.fresh("checkpoint")
-        event = events.CheckpointRequested(at=self._now(), cause_id=cause, by=_who(request.by))
+        event = events.CheckpointRequested(at=self._now(), cause_id=cause, **_asked(request.by, context))
         return await self._command(event, context)
 
     async def Stop(self, request: pb.StopCommand, context: Context) -> pb.CommandReply:  # noqa: N802
         await self._running_job(context)
         cause = self._causes.fresh("stop")
-        event = events.StopRequested(at=self._now(), cause_id=cause, by=_who(request.by))
+        event = events.StopRequested(at=self._now(), cause_id=cause, **_asked(request.by, context))
         return await self._command(event, context)
 
     async def Shutdown(self, request: pb.ShutdownRequest, context: Context) -> pb.CommandReply:  # noqa: N802
@@ -243,9 +255,13 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "the job runs: stop it first (then there is a checkpoint to resume from), or force its end as it is",
             )
-        self._end(f"shutdown by {_who(request.by)}")
-        state = job.state.value if job else "not submitted"
-        return pb.CommandReply(message=f"nodes and controller are ending (the job is {state})")
+        cause = self._causes.fresh("shutdown")
+        event = events.ShutdownRequested(
+            at=self._now(), cause_id=cause, force=request.force, **_asked(request.by, context)
+        )
+        reply = await self._command(event, context)
+        self._end(f"shutdown by {event.by}")
+        return reply
 
     async def _about_node(
         self, request: pb.NodeCommand, context: Context, make: Callable[..., NodeEvent], name: str
@@ -254,7 +270,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         if unknown is not None:
             await _refuse(context, grpc.StatusCode.NOT_FOUND, unknown)
         cause = self._causes.fresh(name)
-        event = make(at=self._now(), cause_id=cause, by=_who(request.by), node=NodeId(request.node))
+        event = make(at=self._now(), cause_id=cause, node=NodeId(request.node), **_asked(request.by, context))
         return await self._command(event, context)
 
     async def _running_job(self, context: Context) -> None:
@@ -309,8 +325,33 @@ async def _refuse(context: Context, code: grpc.StatusCode, words: str) -> NoRetu
     raise AssertionError("abort does not return")
 
 
-def _who(said: str) -> str:
-    return said.strip() or "unnamed"
+class _Asked(TypedDict):
+    """What all commands share, unpacked into their events."""
+
+    by: str
+    asker: events.Asker
+
+
+def _asked(claimed: str, context: Context) -> _Asked:
+    caller = CALLER.get()
+    return {"by": name_of(caller, claimed), "asker": asker_of(caller, claimed, context.peer())}
+
+
+def _audit_entry(row: AuditRow) -> pb.AuditEntry:
+    return pb.AuditEntry(
+        sequence=row.sequence,
+        at=row.at,
+        command=row.command,
+        arguments=json.dumps(dict(row.arguments), ensure_ascii=False),
+        by=row.requested_by,
+        identity=row.identity,
+        role=row.role,
+        peer=row.peer,
+        claimed=row.claimed,
+        result=row.result,
+        words=row.words,
+        event=row.event,
+    )
 
 
 def _event(logged: EventRow) -> pb.Event:

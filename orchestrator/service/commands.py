@@ -7,16 +7,21 @@ changed on the way. Next: `admin_api.py`, which asks.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from concurrent.futures import Future
 
-from orchestrator.controller.ports import Store
+from orchestrator.controller.ports import Clock, Store
 from orchestrator.core.actions import Action
-from orchestrator.core.events import Event
+from orchestrator.core.events import CommandRefused, Event
 from orchestrator.core.ids import ActionId, CauseId
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
+from orchestrator.service.causes import Causes
+from orchestrator.service.interceptors import RefusedCommand
 from orchestrator.service.worker_api import Inbox
+
+log = logging.getLogger(__name__)
 
 
 class Busy(Exception):
@@ -60,6 +65,32 @@ class Witness:
 
     def unfinished(self) -> tuple[Action, ...]:
         return self._store.unfinished()
+
+
+class Refusals:
+    """Commands that were refused at the door become events all the same, for the audit log."""
+
+    def __init__(self, *, inbox: Inbox, clock: Clock, causes: Causes) -> None:
+        self._inbox = inbox
+        self._clock = clock
+        self._causes = causes
+
+    def note(self, refused: RefusedCommand) -> None:
+        """On their way; a controller that is too busy for that says so in its log."""
+        event = CommandRefused(
+            at=self._clock.now(),
+            cause_id=self._causes.fresh("refusal"),
+            by=refused.by,
+            asker=refused.asker,
+            command=refused.command,
+            arguments=refused.arguments,
+            code=refused.code,
+            reason=refused.reason,
+        )
+        if not self._inbox.put(event):
+            log.warning(
+                "%s by %s was refused, which is not in the audit log: busy", refused.command, refused.by
+            )
 
 
 class Commands:

@@ -1,12 +1,13 @@
 """The socket and its limits: both services, health and reflection behind one port, and an orderly stop.
 
-What is served is handed in; nothing here knows what a call means. Without TLS on purpose: the server listens on
-loopback by default, and on a cluster the network policy and the token decide who may call. Next: `worker_api.py`.
+What is served is handed in; nothing here knows what a call means. Who may call is decided in `interceptors.py`.
+Next: `worker_api.py`.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -14,7 +15,9 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from orchestrator.service.interceptors import AccessLog, TokenCheck
+from orchestrator.service.access import Gate
+from orchestrator.service.interceptors import Admission, CallLimits, CommandRecord, RefusedCommand
+from orchestrator.service.tls import ServerTls
 from protos import admin_pb2, admin_pb2_grpc, worker_pb2, worker_pb2_grpc
 
 WORKER_SERVICE = worker_pb2.DESCRIPTOR.services_by_name["Worker"].full_name
@@ -25,10 +28,15 @@ ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 class ServerLimits:
     """Every limit of the server, by name."""
 
-    message_bytes: int = 32 * 1024 * 1024
+    received_bytes: int = 8 * 1024 * 1024
+    """One message of an agent or a person; a larger one ends its call with RESOURCE_EXHAUSTED."""
+    sent_bytes: int = 32 * 1024 * 1024
     """A seal order carries the shard entries of all ranks; nothing else comes near."""
+    metadata_bytes: int = 16 * 1024
     concurrent_calls: int = 12_000
     """10,000 agents hold one stream each; the rest is for people."""
+    calls_per_connection: int = 128
+    """At once; an agent needs one, a command of a person one or two."""
     keepalive_seconds: float = 10.0
     """An idle connection is probed this often; a peer whose machine vanished is noticed by it."""
     keepalive_timeout_seconds: float = 5.0
@@ -43,11 +51,20 @@ class ListenError(Exception):
 class Server:
     """One port with everything on it: `bind`, then `start`, then `stop`. Made and used on the event loop."""
 
-    def __init__(self, *, token: str = "", limits: ServerLimits | None = None) -> None:
-        limits = limits or ServerLimits()
-        interceptors = [TokenCheck(token), AccessLog()] if token else [AccessLog()]
+    def __init__(
+        self,
+        *,
+        gate: Gate | None = None,
+        tls: ServerTls | None = None,
+        on_refused: Callable[[RefusedCommand], None] = lambda _: None,
+        limits: ServerLimits | None = None,
+        calls: CallLimits | None = None,
+    ) -> None:
+        """`gate` says who may call (without one, everybody), `on_refused` hears of commands that were refused."""
+        limits, calls = limits or ServerLimits(), calls or CallLimits()
+        self._tls = tls
         self._server = grpc.aio.server(
-            interceptors=interceptors,
+            interceptors=[CommandRecord(on_refused, calls), Admission(gate or Gate(), calls)],
             options=_options(limits),
             maximum_concurrent_rpcs=limits.concurrent_calls,
         )
@@ -56,7 +73,10 @@ class Server:
     def bind(self, host: str, port: int) -> str:
         """Take the port (0 picks a free one) and give the address as HOST:PORT. Raises ListenError."""
         try:
-            taken = self._server.add_insecure_port(_join(host, port))
+            if self._tls is None:
+                taken = self._server.add_insecure_port(_join(host, port))
+            else:
+                taken = self._server.add_secure_port(_join(host, port), self._tls.credentials())
         except RuntimeError as error:
             raise ListenError(_why_not(host, port)) from error
         if taken == 0:
@@ -87,9 +107,11 @@ def _options(limits: ServerLimits) -> list[tuple[str, int]]:
     return [
         # Two controllers on one port would each get half of the agents.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", limits.message_bytes),
-        ("grpc.max_send_message_length", limits.message_bytes),
-        ("grpc.max_concurrent_streams", limits.concurrent_calls),
+        ("grpc.max_receive_message_length", limits.received_bytes),
+        ("grpc.max_send_message_length", limits.sent_bytes),
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", 2 * limits.metadata_bytes),
+        ("grpc.max_concurrent_streams", limits.calls_per_connection),
         ("grpc.keepalive_time_ms", int(limits.keepalive_seconds * milliseconds)),
         ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_seconds * milliseconds)),
         ("grpc.keepalive_permit_without_calls", 1),

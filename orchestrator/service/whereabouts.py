@@ -35,9 +35,9 @@ def last_port(workdir: Path) -> int:
         return 0
 
 
-def write(workdir: Path, *, address: str, job: str, started_at: float) -> None:
+def write(workdir: Path, *, address: str, job: str, started_at: float, tls: bool = False) -> None:
     """Say where this process listens; the file is whole or not there at all. Raises OSError."""
-    content = {"address": address, "pid": os.getpid(), "started_at": started_at, "job": job}
+    content = {"address": address, "pid": os.getpid(), "started_at": started_at, "job": job, "tls": tls}
     scratch = workdir / f".{CONTROLLER_FILE}.{os.getpid()}"
     with scratch.open("w", encoding="utf-8") as new:
         new.write(json.dumps(content) + "\n")

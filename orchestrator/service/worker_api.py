@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
@@ -21,7 +22,9 @@ from orchestrator.core import actions
 from orchestrator.core.events import Event, HeartbeatReceived, NodeDisconnected, NodeRegistered
 from orchestrator.core.ids import NodeId
 from orchestrator.service import checked, wire
+from orchestrator.service.access import CALLER
 from orchestrator.service.causes import Causes
+from orchestrator.service.rates import Buckets, Rate
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 
@@ -49,6 +52,9 @@ class StreamLimits:
     busy_seconds: float = 10.0
     """How long a report waits for room in the inbox before its stream is closed."""
     busy_retry_seconds: float = 0.01
+    messages: Rate = Rate(per_second=2_000.0, burst=20_000.0)  # noqa: RUF009 (frozen)
+    """Of one node. An agent that was alone for long sends all its step records and its outbox at once."""
+    bytes: Rate = Rate(per_second=8.0e6, burst=64.0e6)  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,8 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         self._causes = causes
         self._limits = limits or StreamLimits()
         self._loop = asyncio.get_running_loop()
+        self._messages = Buckets(self._limits.messages, time.monotonic)
+        self._bytes = Buckets(self._limits.bytes, time.monotonic)
         self._sessions: dict[NodeId, _Session] = {}
         self._closed = False
         self._farewells: set[asyncio.Task[None]] = set()
@@ -194,7 +202,16 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
                     code=grpc.StatusCode.INVALID_ARGUMENT, reason="kind: no registration was sent"
                 )
                 raise _Leave(ending) from None
-        return wire.registration(first, self._clock.now(), self._causes.fresh("registration"))
+        registered = wire.registration(first, self._clock.now(), self._causes.fresh("registration"))
+        caller = CALLER.get()
+        if not caller.speaks_for(registered.node):
+            words = (
+                f"{caller.identity} may register as {' and '.join(caller.nodes)} only, not as {registered.node!r}: "
+                "give each node its own token or certificate"
+            )
+            log.warning("%s: %s", caller.peer, words)
+            raise _Leave(_Ending(code=grpc.StatusCode.PERMISSION_DENIED, reason=words))
+        return registered
 
     async def _enter(self, session: _Session, registered: NodeRegistered) -> None:
         """Take the node's place. An older agent of the node is gone by then, and the core hears of it first."""
@@ -235,6 +252,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
     async def _read(self, session: _Session, messages: AsyncIterator[pb.AgentMessage]) -> _Ending:
         try:
             async for message in messages:
+                self._mind_the_rate(session.node, message)
                 kind = message.WhichOneof("kind") or "empty"
                 envelope = checked.Envelope(
                     node=session.node,
@@ -249,6 +267,19 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         except _Leave as leave:
             return leave.ending
         return _Ending(code=grpc.StatusCode.OK, reason="the agent's end of the stream closed")
+
+    def _mind_the_rate(self, node: NodeId, message: pb.AgentMessage) -> None:
+        """The allowance is the node's, not the stream's: registering again does not refill it."""
+        limits = self._limits
+        if not self._messages.take(node):
+            words = f"{limits.messages.per_second:g} messages a second (at once: {limits.messages.burst:g})"
+        elif not self._bytes.take(node, float(message.ByteSize())):
+            words = f"{limits.bytes.per_second:g} bytes a second (at once: {limits.bytes.burst:g})"
+        else:
+            return
+        reason = f"node {node!r} sends more than {words}: slow down and register again"
+        log.warning("%s", reason)
+        raise _Leave(_Ending(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason=reason))
 
     async def _submit(self, event: Event) -> None:
         """Hand an event to the inbox; while that is full, this stream waits, and its agent with it.

@@ -57,6 +57,26 @@ class ActionRow:
     done_at: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRow:
+    """A line of the audit log: one command of a human."""
+
+    sequence: int
+    at: float
+    command: str
+    arguments: Mapping[str, Any]
+    requested_by: str
+    identity: str
+    role: str
+    peer: str
+    claimed: str
+    result: str
+    words: str
+    event: int
+    """Sequence of the event that it became."""
+    epoch: int
+
+
 class Queries:
     """Answers for the admin service, the dashboard and tests. Every method raises StoreError."""
 
@@ -83,6 +103,19 @@ class Queries:
         joined = (events.c.kind == "GenerationJoined") & events.c.generation.in_(answer)
         belongs = or_(events.c.sequence.in_(linked), events.c.cause_id.in_(causes), joined)
         return self._events(select(events).where(belongs).order_by(events.c.sequence).limit(_bounded(limit)))
+
+    def audit(self, *, after: int = 0, limit: int = DEFAULT_LIMIT) -> tuple[AuditRow, ...]:
+        """Commands with a sequence beyond `after`; without it the newest ones. Oldest first."""
+        table = tables.audit
+        wanted = select(table).limit(_bounded(limit))
+        if after:
+            wanted = wanted.where(table.c.sequence > after).order_by(table.c.sequence)
+        else:
+            wanted = wanted.order_by(table.c.sequence.desc())
+        with reading(self._engine) as connection:
+            rows = connection.execute(wanted).mappings().all()
+        found = tuple(AuditRow(**row) for row in rows)
+        return found if after else found[::-1]
 
     def last_sequence(self) -> int:
         """Sequence of the newest log line, 0 when there is none."""

@@ -1,7 +1,8 @@
 """The Store port on SQL: one transaction per event, and what a restarted controller begins with.
 
 `commit` writes, in one transaction: the lease's fence, what was batched, the row of the event log, the entities that
-changed, the links from the event to its incidents, and the actions for the outbox. All of it or nothing.
+changed, the links from the event to its incidents, the actions for the outbox, and for a command the row of the audit
+log. All of it or nothing.
 
 What is not worth a transaction of its own is batched in memory, written with the next commit or by `flush` (a chore):
 ticks of performed actions (losing them repeats idempotent actions) and facts with an empty outcome, such as the fifth
@@ -45,7 +46,7 @@ from orchestrator.core.state import (
     Job,
     Node,
 )
-from orchestrator.store import outbox, tables
+from orchestrator.store import audit, outbox, tables
 from orchestrator.store.codec import CodecError, encode_tagged
 from orchestrator.store.engine import reading, shown, writing
 from orchestrator.store.entity_rows import TABLES, clean, entity_of, row_of
@@ -109,6 +110,9 @@ class Repository:
             self._write_changes(connection, outcome.changes)
             _link_incidents(connection, sequence, outcome)
             outbox.add(connection, outcome.actions, sequence, event.at)
+            command = audit.row_of(event, outcome, self._epoch)
+            if command is not None:
+                audit.add(connection, command, sequence)
         self._forget_batched()
 
     def mark_done(self, actions: tuple[ActionId, ...]) -> None:
@@ -147,6 +151,7 @@ class Repository:
                     actions.c.sequence <= newest - DONE_ACTIONS_LIMIT, actions.c.done_at.is_not(None)
                 )
             )
+            audit.trim(connection)
 
     def _unreadable(self, error: CodecError) -> StoreError:
         return StoreError(

@@ -139,7 +139,28 @@ events = Table(
     Index(None, "cause_id"),
     sqlite_autoincrement=True,
 )
-"""What happened and what was decided, in the order in which it was handled; the audit log of human commands too."""
+"""What happened and what was decided, in the order in which it was handled."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("sequence", Number, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("arguments", JSON, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("claimed", Text, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("words", Text, nullable=False),
+    Column("event", Number, nullable=False),
+    Column("epoch", Number, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Every command of a human, also the refused ones: written with the row of `events` that it names. Outlives that row,
+which is trimmed earlier."""
 
 event_incidents = Table(
     "event_incidents",

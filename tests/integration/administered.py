@@ -25,9 +25,11 @@ from orchestrator.core import events
 from orchestrator.core.actions import Action
 from orchestrator.core.events import Event
 from orchestrator.core.ids import NodeId
+from orchestrator.core.machine import Machine
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState, JobState, Reason
 from orchestrator.service import views
+from orchestrator.service.access import Gate
 from orchestrator.service.admin_api import AdminApi, AdminLimits, Sources
 from orchestrator.service.causes import Causes
 from orchestrator.service.commands import Commands, Witness
@@ -71,6 +73,8 @@ class ScriptedCore:
                 assert job is not None
                 self.state.job = job
                 return Outcome(changes=(job,), reasons=(Reason(text="the job stops"),))
+            case events.ShutdownRequested() | events.CommandRefused():
+                return Machine(self.state).handle(event)
             case _:
                 return Outcome()
 
@@ -157,7 +161,7 @@ async def administered(
         limits=limits,
     )
     runner.start()
-    server = Server(token=token)
+    server = Server(gate=Gate(shared_token=token))
     address = server.bind("127.0.0.1", 0)
     await server.start(worker=worker_pb2_grpc.WorkerServicer(), admin=api)
     try:

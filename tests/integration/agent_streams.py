@@ -17,6 +17,7 @@ import grpc.aio
 
 from orchestrator.controller.inbox import Inbox
 from orchestrator.core.events import Event
+from orchestrator.service.access import Gate
 from orchestrator.service.causes import Causes
 from orchestrator.service.server import Server
 from orchestrator.service.worker_api import StreamLimits, WorkerApi
@@ -60,7 +61,7 @@ async def serving(
     """Serve until the block ends."""
     inbox, clock = Inbox() if inbox is None else inbox, SteadyClock()
     api = WorkerApi(inbox=inbox, clock=clock, causes=Causes(), limits=limits)
-    server = Server(token=token)
+    server = Server(gate=Gate(shared_token=token))
     address = server.bind("127.0.0.1", 0)
     await server.start(worker=api, admin=admin_pb2_grpc.AdminServicer())
     try:

@@ -11,6 +11,8 @@ import asyncio
 import logging
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -51,6 +53,21 @@ _OPTIONS: list[tuple[str, Any]] = [
 _Call = grpc.aio.StreamStreamCall[pb.AgentMessage, pb.ControllerMessage]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """PEM files: whom this agent trusts, and what it shows of itself where it is asked."""
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """From the files as they are now. Raises OSError."""
+        certificate = self.certificate.read_bytes() if self.certificate else None
+        key = self.key.read_bytes() if self.key else None
+        return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, certificate)
+
+
 class _StreamLost(Exception):
     """The stream ended or could not be opened; the message says why."""
 
@@ -74,8 +91,11 @@ class ClientListener(Protocol):
 class ControllerClient:
     """Keeps a stream to one address until `run` is cancelled. Made and used on the event loop."""
 
-    def __init__(self, *, address: str, node: str, token: str, listener: ClientListener) -> None:
+    def __init__(
+        self, *, address: str, node: str, token: str, listener: ClientListener, tls: TlsFiles | None = None
+    ) -> None:
         self._address = address
+        self._tls = tls
         self._node = node
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._listener = listener
@@ -113,7 +133,7 @@ class ControllerClient:
 
     async def _attempt(self) -> None:
         """One stream from its opening to its end. Always raises _StreamLost."""
-        async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+        async with self._channel() as channel:
             try:
                 await asyncio.wait_for(_until_ready(channel), CONNECT_SECONDS)
             except TimeoutError:
@@ -130,6 +150,16 @@ class ControllerClient:
                 self._listener.on_lost(reason)
                 call.cancel()
             raise _StreamLost(reason)
+
+    def _channel(self) -> grpc.aio.Channel:
+        """Certificates are read for each attempt, so that renewed ones count from the next connection on."""
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self._address, options=_OPTIONS)
+        try:
+            credentials = self._tls.credentials()
+        except OSError as error:
+            raise _StreamLost(f"{error.filename} cannot be read: {error.strerror}") from error
+        return grpc.aio.secure_channel(self._address, credentials, options=_OPTIONS)
 
     async def _converse(self, call: _Call) -> str:
         """Read and write until the stream ends; gives the reason."""
@@ -202,7 +232,10 @@ async def _until_ready(channel: grpc.aio.Channel) -> None:
     state = channel.get_state(try_to_connect=True)
     while state is not grpc.ChannelConnectivity.READY:
         if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-            raise _StreamLost("the connection was refused or the name is unknown")
+            raise _StreamLost(
+                "the connection was refused, the name is unknown, or TLS failed (only one end speaks it, or a "
+                "certificate is not one that the other end trusts, names another host, or has expired)"
+            )
         await channel.wait_for_state_change(state)
         state = channel.get_state(try_to_connect=True)
 

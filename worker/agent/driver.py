@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from worker.agent.client import ControllerClient
+from worker.agent.client import ControllerClient, TlsFiles
 from worker.agent.controller_messages import ControllerMessage
 from worker.agent.events import (
     ClockTicked,
@@ -62,6 +62,7 @@ class Place:
     """This node's address for the trainers of other nodes."""
     workdir: Path
     trainer_command: Sequence[str] = TRAINER_COMMAND
+    tls: TlsFiles | None = None
 
 
 class Driver:
@@ -74,7 +75,7 @@ class Driver:
             listener=self, workdir=place.workdir, host=place.host, command=place.trainer_command
         )
         self._client = ControllerClient(
-            address=place.controller, node=machine.node, token=place.token, listener=self
+            address=place.controller, node=machine.node, token=place.token, listener=self, tls=place.tls
         )
         self._events: deque[Event] = deque()
         self._handling = False

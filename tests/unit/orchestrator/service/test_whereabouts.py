@@ -16,7 +16,13 @@ def test_the_next_controller_finds_the_port_of_the_last(tmp_path: Path) -> None:
     whereabouts.write(tmp_path, address="[::1]:7400", job="moe", started_at=5.0)
     assert whereabouts.last_port(tmp_path) == 7400
     said = json.loads((tmp_path / "controller.json").read_text())
-    assert said == {"address": "[::1]:7400", "pid": os.getpid(), "started_at": 5.0, "job": "moe"}
+    assert said == {
+        "address": "[::1]:7400",
+        "pid": os.getpid(),
+        "started_at": 5.0,
+        "job": "moe",
+        "tls": False,
+    }
     assert [each.name for each in tmp_path.iterdir()] == ["controller.json"]
 
 
