@@ -38,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """Whom a client certificate is for. `name` is a node for an agent, empty for an agent of any node."""
+    """Whom a client certificate is for. `name` is a node for an agent; empty for any node, or for whoever has it."""
 
     role: str
     name: str = ""
@@ -49,7 +49,7 @@ class Client:
 
     @property
     def file_name(self) -> str:
-        return f"{self.role}-{self.name}" if self.name and self.name != self.role else self.role
+        return f"{self.role}-{self.name}" if self.name else self.role
 
 
 def make_authority(*, days: int) -> Pair:
@@ -73,6 +73,23 @@ def issue_client(authority: Pair, client: Client, *, days: int) -> Pair:
     """A certificate for an agent, a viewer or an operator."""
     names = [x509.UniformResourceIdentifier(client.uri)]
     return _issue(authority, common_name=client.name or client.role, names=names, days=days, server=False)
+
+
+def reissue(authority: Pair, old: x509.Certificate, *, days: int) -> Pair:
+    """The same certificate with a new key and a new end. Raises ValueError for one that is not of our making."""
+    try:
+        names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uses = old.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise ValueError(f"a certificate without {error.oid._name} is not one of ours") from error
+    [common_name] = old.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return _issue(
+        authority,
+        common_name=str(common_name.value),
+        names=list(names),
+        days=days,
+        server=ExtendedKeyUsageOID.SERVER_AUTH in uses,
+    )
 
 
 def _issue(
@@ -170,13 +187,18 @@ def _put(path: Path, content: bytes, *, mode: int, replace: bool) -> None:
 
 def read_authority(folder: Path) -> Pair:
     """The authority of a folder. Raises OSError, and ValueError for files that hold something else."""
-    certificate = x509.load_pem_x509_certificate(certificate_path(folder, CA).read_bytes())
+    certificate = read_certificate(certificate_path(folder, CA))
     key = serialization.load_pem_private_key(key_path(folder, CA).read_bytes(), password=None)
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise ValueError("key and certificate do not belong together")
     return Pair(certificate=certificate, key=key)
 
 
+def read_certificate(path: Path) -> x509.Certificate:
+    """Raises OSError, ValueError."""
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
 def ends_at(path: Path) -> dt.datetime:
     """The moment after which a certificate does not count. Raises OSError, ValueError."""
-    return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    return read_certificate(path).not_valid_after_utc

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ RUN_DAYS = 90
 FRESH_DAYS = 1
 """A run that is resumed gets new certificates when those it has end within a day."""
 
-PEOPLE = (Client(role="operator", name="operator"), Client(role="viewer", name="viewer"))
+PEOPLE = (Client(role="operator"), Client(role="viewer"))
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._@-]{0,61}[A-Za-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9*:.-]{1,253}")
 
@@ -59,7 +60,7 @@ class Wanted:
 @click.option(
     "--days", type=click.IntRange(1, DAYS_MAX), default=DAYS, show_default=True, help="How long they count."
 )
-@click.option("--renew", is_flag=True, help="Replace what DIR holds, signed by the authority that is there.")
+@click.option("--renew", is_flag=True, help="Replace what DIR holds by certificates for the same names.")
 def certificates(
     folder: Path,
     hosts: str,
@@ -88,16 +89,23 @@ def certificates(
       python -m worker agent ... --tls-ca tls/ca.crt --tls-cert tls/agent.crt --tls-key tls/agent.key
       understudy nodes ...       --tls-ca tls/ca.crt --tls-cert tls/viewer.crt --tls-key tls/viewer.key
     """
-    clients = (
-        Client(role="agent"),
-        *PEOPLE,
-        *(Client(role="agent", name=name) for name in nodes),
-        *(Client(role="operator", name=name) for name in operators),
-        *(Client(role="viewer", name=name) for name in viewers),
-    )
-    _check([client.name for client in clients if client.name], hosts)
-    named = tuple(filter(None, (host.strip() for host in hosts.split(","))))
-    made = make(folder, Wanted(hosts=(*named, *LOOPBACK_HOSTS), clients=clients, days=days), renew=renew)
+    if renew and (hosts or nodes or operators or viewers):
+        raise CliError(
+            "--renew takes the names that are there", remedy="add certificates without --renew, then renew"
+        )
+    _check([*nodes, *operators, *viewers], hosts)
+    if renew:
+        made = renewed(folder, days)
+    else:
+        clients = (
+            Client(role="agent"),
+            *PEOPLE,
+            *(Client(role="agent", name=name) for name in nodes),
+            *(Client(role="operator", name=name) for name in operators),
+            *(Client(role="viewer", name=name) for name in viewers),
+        )
+        named = tuple(filter(None, (host.strip() for host in hosts.split(","))))
+        made = make(folder, Wanted(hosts=(*named, *LOOPBACK_HOSTS), clients=clients, days=days))
     for name in made:
         click.echo(f"{authority.certificate_path(folder, name)}  {authority.key_path(folder, name)}")
     until = authority.ends_at(authority.certificate_path(folder, made[-1]))
@@ -120,45 +128,59 @@ def _check(names: Sequence[str], hosts: str) -> None:
             )
 
 
-def make(folder: Path, wanted: Wanted, *, renew: bool) -> list[str]:
-    """Write what is wanted and is not there; with `renew`, all of it. Gives the names written. Raises CliError."""
+def make(folder: Path, wanted: Wanted) -> list[str]:
+    """Write what is wanted and is not there yet. Gives the names written. Raises CliError."""
     names = {SERVER: None, **{client.file_name: client for client in wanted.clients}}
     has_authority = authority.certificate_path(folder, authority.CA).exists()
-    taken = [name for name in names if authority.key_path(folder, name).exists()]
-    missing = [name for name in names if name not in taken]
-    if has_authority and not missing and not renew:
+    missing = [name for name in names if not authority.key_path(folder, name).exists()]
+    if has_authority and not missing:
         raise CliError(
-            f"{folder} holds certificates already; nothing was written",
+            f"{folder} holds these certificates already; nothing was written",
             remedy="replace them with --renew, or name another folder",
         )
-    if renew and not has_authority:
-        raise CliError(f"{folder} holds no authority to renew from", remedy="leave --renew out to make one")
-    if taken and not has_authority:
+    if len(missing) < len(names) and not has_authority:
         raise CliError(
-            f"{folder} holds {taken[0]}.key but no authority; nothing was written",
-            remedy="name another folder",
+            f"{folder} holds keys but no authority; nothing was written", remedy="name another folder"
         )
-    try:
+    with _in_words(folder):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if has_authority:
             signer = authority.read_authority(folder)
         else:
             signer = authority.make_authority(days=DAYS_MAX)
             authority.write(folder, authority.CA, signer, replace=False)
-        chosen = list(names) if renew else missing
-        for name in chosen:
+        for name in missing:
             client = names[name]
             pair = (
                 authority.issue_server(signer, hosts=wanted.hosts, days=wanted.days)
                 if client is None
                 else authority.issue_client(signer, client, days=wanted.days)
             )
-            authority.write(folder, name, pair, replace=renew)
+            authority.write(folder, name, pair, replace=False)
+    return missing
+
+
+def renewed(folder: Path, days: int) -> list[str]:
+    """Replace every certificate of the folder by one for the same names. Gives the names written. Raises CliError."""
+    if not authority.certificate_path(folder, authority.CA).exists():
+        raise CliError(f"{folder} holds no authority to renew from", remedy="leave --renew out to make one")
+    with _in_words(folder):
+        signer = authority.read_authority(folder)
+        names = sorted(path.stem for path in folder.glob("*.crt") if path.stem != authority.CA)
+        for name in names:
+            old = authority.read_certificate(authority.certificate_path(folder, name))
+            authority.write(folder, name, authority.reissue(signer, old, days=days), replace=True)
+    return names
+
+
+@contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise CliError(
             f"certificates in {folder}: {error}", remedy="mend that, or name another folder"
         ) from error
-    return chosen
 
 
 # ---- of one run ----
@@ -171,17 +193,13 @@ def of_a_run(workdir: Path) -> ClientTls:
     """
     folder = workdir / TLS_FOLDER
     names = (SERVER, "agent", "operator")
-    try:
+    with _in_words(folder):
         soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=FRESH_DAYS)
         present = authority.certificate_path(folder, authority.CA).exists()
         if not present or any(
             authority.ends_at(authority.certificate_path(folder, each)) < soon for each in names
         ):
             _make_for_a_run(folder)
-    except (OSError, ValueError) as error:
-        raise CliError(
-            f"certificates in {folder}: {error}", remedy=f"remove {folder}, it is made anew"
-        ) from error
     return ClientTls.of_folder(folder, "operator")
 
 

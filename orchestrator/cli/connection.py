@@ -287,7 +287,8 @@ def _unreachable(target: Target) -> CliError:
     directory = target.workdir
     if directory is None:
         remedy = (
-            "check the address and that the controller runs: `python -m orchestrator` prints where it listens"
+            "check the address, that the controller runs (`python -m orchestrator` prints where it listens), and "
+            "whether it speaks TLS (then add --tls-ca)"
         )
     elif workdirs.controller_alive(directory):
         remedy = (

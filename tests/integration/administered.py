@@ -32,10 +32,12 @@ from orchestrator.service import views
 from orchestrator.service.access import Gate
 from orchestrator.service.admin_api import AdminApi, AdminLimits, Sources
 from orchestrator.service.causes import Causes
-from orchestrator.service.commands import Commands, Witness
+from orchestrator.service.commands import Commands, Refusals, Witness
+from orchestrator.service.interceptors import CallLimits
 from orchestrator.service.ledger_view import LedgerFollower
 from orchestrator.service.reasons import ReasonsFollower
 from orchestrator.service.server import Server
+from orchestrator.service.tls import ServerTls
 from orchestrator.store import schema
 from orchestrator.store.engine import open_engine
 from orchestrator.store.lease import ControllerLease
@@ -106,6 +108,7 @@ class Admin:
 
     stub: admin_pb2_grpc.AdminStub
     channel: grpc.aio.Channel
+    address: str
     core: ScriptedCore
     runner: Runner
     ledger: FileLedger
@@ -129,9 +132,15 @@ def _database(path: Path) -> str:
 
 @asynccontextmanager
 async def administered(
-    workdir: Path, state: ClusterState | None = None, *, token: str = "", limits: AdminLimits | None = None
+    workdir: Path,
+    state: ClusterState | None = None,
+    *,
+    gate: Gate | None = None,
+    tls: ServerTls | None = None,
+    calls: CallLimits | None = None,
+    limits: AdminLimits | None = None,
 ) -> AsyncIterator[Admin]:
-    """Serve a state until the block ends."""
+    """Serve a state until the block ends. With `tls` the client that is given cannot speak: make others."""
     url = _database(workdir / "controller.db")
     engine = open_engine(url)
     lease = ControllerLease(engine)
@@ -161,7 +170,8 @@ async def administered(
         limits=limits,
     )
     runner.start()
-    server = Server(gate=Gate(shared_token=token))
+    refusals = Refusals(inbox=inbox, clock=FixedClock(), causes=Causes())
+    server = Server(gate=gate, tls=tls, on_refused=refusals.note, calls=calls)
     address = server.bind("127.0.0.1", 0)
     await server.start(worker=worker_pb2_grpc.WorkerServicer(), admin=api)
     try:
@@ -169,6 +179,7 @@ async def administered(
             yield Admin(
                 stub=admin_pb2_grpc.AdminStub(channel),
                 channel=channel,
+                address=address,
                 core=core,
                 runner=runner,
                 ledger=ledger,

@@ -19,12 +19,16 @@ from orchestrator.controller.inbox import Inbox
 from orchestrator.core.events import Event
 from orchestrator.service.access import Gate
 from orchestrator.service.causes import Causes
-from orchestrator.service.server import Server
+from orchestrator.service.interceptors import CallLimits
+from orchestrator.service.server import Server, ServerLimits
+from orchestrator.service.tls import ServerTls
 from orchestrator.service.worker_api import StreamLimits, WorkerApi
 from protos import admin_pb2_grpc, worker_pb2_grpc
 from protos import worker_pb2 as pb
 
 WAIT_SECONDS = 5.0
+_OWN = [("grpc.use_local_subchannel_pool", 1)]
+"""Each played agent has a connection of its own, as real ones do."""
 
 
 @dataclass(slots=True)
@@ -56,12 +60,18 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    *, limits: StreamLimits | None = None, inbox: Inbox | None = None, token: str = ""
+    *,
+    limits: StreamLimits | None = None,
+    inbox: Inbox | None = None,
+    gate: Gate | None = None,
+    tls: ServerTls | None = None,
+    server_limits: ServerLimits | None = None,
+    calls: CallLimits | None = None,
 ) -> AsyncIterator[Service]:
     """Serve until the block ends."""
     inbox, clock = Inbox() if inbox is None else inbox, SteadyClock()
     api = WorkerApi(inbox=inbox, clock=clock, causes=Causes(), limits=limits)
-    server = Server(gate=Gate(shared_token=token))
+    server = Server(gate=gate, tls=tls, limits=server_limits, calls=calls)
     address = server.bind("127.0.0.1", 0)
     await server.start(worker=api, admin=admin_pb2_grpc.AdminServicer())
     try:
@@ -74,9 +84,15 @@ async def serving(
 class PlayedAgent:
     """One end of a stream, driven message by message."""
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(
+        self, address: str, token: str = "", credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
         metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        self._channel = grpc.aio.insecure_channel(address)
+        self._channel = (
+            grpc.aio.insecure_channel(address, _OWN)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, _OWN)
+        )
         self.call = worker_pb2_grpc.WorkerStub(self._channel).Session(metadata=metadata)
 
     async def __aenter__(self) -> PlayedAgent:

@@ -16,6 +16,7 @@ from orchestrator.controller.inbox import Inbox
 from orchestrator.core.actions import Fence, Welcome
 from orchestrator.core.events import HeartbeatReceived, NodeDisconnected, NodeRegistered
 from orchestrator.core.ids import ActionId, GenerationNumber, NodeId, Step
+from orchestrator.service.access import Gate
 from orchestrator.service.server import ListenError, Server
 from orchestrator.service.worker_api import StreamLimits
 from protos import worker_pb2 as pb
@@ -312,7 +313,7 @@ def test_dismissed_agents_are_asked_to_end() -> None:
 def test_a_token_is_asked_of_agents_too() -> None:
     async def story() -> None:
         token = "0123456789abcdef"
-        async with serving(token=token) as service:
+        async with serving(gate=Gate(shared_token=token)) as service:
             async with PlayedAgent(service.address, token="wrong-wrong-wrong") as agent:
                 code, said = await agent.ending()
                 assert code is grpc.StatusCode.UNAUTHENTICATED
