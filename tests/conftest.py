@@ -6,6 +6,7 @@ Time limits, markers and warnings-as-errors are in `pyproject.toml`. Fixtures of
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from tests.leaks import kill, mark_this_session, strays
 from tests.waiting import wait_until
@@ -29,6 +30,9 @@ def rewrite(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long one example takes says more about the machine than about the code.
+    settings.register_profile("house", deadline=None)
+    settings.load_profile("house")
     config.stash[_mark_key] = mark_this_session()
 
 

@@ -288,7 +288,7 @@ def _unreachable(target: Target) -> CliError:
     if directory is None:
         remedy = (
             "check the address, that the controller runs (`python -m orchestrator` prints where it listens), and "
-            "whether it speaks TLS (then add --tls-ca)"
+            "whether it speaks TLS (--tls-ca) and asks for a certificate (--tls-cert, --tls-key)"
         )
     elif workdirs.controller_alive(directory):
         remedy = (

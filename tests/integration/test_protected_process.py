@@ -140,7 +140,7 @@ def test_mutual_tls_from_end_to_end(controller: Controller, tmp_path: Path) -> N
     code, _, errors = understudy("nodes", "--controller", address)
     assert code == 1 and "--tls-ca" in errors, "in clear text"
     code, _, errors = understudy("nodes", "--controller", address, "--tls-ca", str(tls / "ca.crt"))
-    assert code == 1 and "no TLS connection" in errors and "--tls-cert" in errors, errors
+    assert code == 1 and "--tls-cert" in errors, errors
     code, out, _ = understudy("shutdown", "--force", *as_("operator"))
     assert code == 0 and "operator ends nodes and controller" in out
     wait_until(
