@@ -86,17 +86,15 @@ def checkpoint(decision: Decision, event: CheckpointRequested) -> None:
         checkpoints.wanted_by_human(decision, event.by)
 
 
-def shutdown(decision: Decision, event: ShutdownRequested) -> None:
-    """Nodes and controller end, which is carried out by whoever runs them; here it is said and so remembered."""
+def noted(decision: Decision, event: ShutdownRequested | CommandRefused) -> None:
+    """What is carried out, or was refused, elsewhere: here it is said, and so remembered."""
+    if isinstance(event, CommandRefused):
+        decision.say(f"{event.command} by {event.by} was refused: {event.reason}")
+        return
     job = decision.state.job
     state = job.state.value if job else "not submitted"
     forced = ", by force" if event.force else ""
     decision.say(f"{event.by} ends nodes and controller{forced} (the job is {state})")
-
-
-def refused(decision: Decision, event: CommandRefused) -> None:
-    """Nothing follows from what was refused at the door, but that it was asked is remembered."""
-    decision.say(f"{event.command} by {event.by} was refused: {event.reason}")
 
 
 def set_cordon(decision: Decision, node: NodeId, *, cordoned: bool) -> None:

@@ -139,9 +139,7 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             commands.checkpoint(decision, event)
         case events.StopRequested():
             endings.stop_requested(decision, event)
-        case events.ShutdownRequested():
-            commands.shutdown(decision, event)
-        case events.CommandRefused():
-            commands.refused(decision, event)
+        case events.ShutdownRequested() | events.CommandRefused():
+            commands.noted(decision, event)
         case _:
             assert_never(event)
