@@ -30,7 +30,6 @@ from worker.model.transformer import Transformer
 from worker.parallel.dispatch import AllToAllDispatcher, Dispatcher, Exchange
 from worker.parallel.routing import Route, held_experts
 from worker.training.data import BatchConfig, Windows, open_text
-from worker.training.learning_rate import learning_rate
 from worker.training.optimizer import OptimizerConfig, clip_coefficient
 
 _CPU = torch.device("cpu")
@@ -229,13 +228,7 @@ class PlainModel:
         clip = clip_coefficient(norm, config.clip_norm)
         self.dense_gradient_P.mul_(clip)
         self.experts_gradient_EN.mul_(clip)
-        rate = learning_rate(
-            step,
-            peak=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            final_ratio=config.final_learning_rate_ratio,
-            total_steps=self._job.steps,
-        )
+        rate = config.rate(self._job.steps).at(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.step()

@@ -69,12 +69,25 @@ class ModelSpec:
     router_noise: float = 0.0
 
 
+class Decay(Enum):
+    """How the learning rate goes on after the warm-up."""
+
+    COSINE = "cosine"
+    """Half a cosine, down to the last step."""
+    WSD = "wsd"
+    """Stable, then a decay at the end: warm-up, stable, decay."""
+    CONSTANT = "constant"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerSpec:
     learning_rate: float = 0.004
     warmup_steps: int = 20
+    schedule: Decay = Decay.COSINE
     final_learning_rate_ratio: float = 0.1
-    """Cosine decay ends here, as a share of `learning_rate`, at step `steps`."""
+    """The decay ends here, as a share of `learning_rate`, at step `steps`."""
+    decay_steps: int = 0
+    """Of the schedule wsd: how many of the last steps go down; 0 stands for a fifth of `steps`."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8

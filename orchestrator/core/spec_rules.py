@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from orchestrator.core import fault_rules
 from orchestrator.core.ids import NodeId
 from orchestrator.core.problems import Problem
-from orchestrator.core.spec import ClusterSpec, JobSpec, ModelSpec, TimeoutSpec
+from orchestrator.core.spec import ClusterSpec, Decay, JobSpec, ModelSpec, TimeoutSpec
 
 BYTE_VALUES = 256
 
@@ -26,6 +26,7 @@ _AT_LEAST_ZERO = frozenset(
         "model.aux_loss",
         "model.router_noise",
         "optimizer.warmup_steps",
+        "optimizer.decay_steps",
         "optimizer.final_learning_rate_ratio",
         "optimizer.beta1",
         "optimizer.beta2",
@@ -148,6 +149,14 @@ def _optimizer(spec: JobSpec) -> Iterator[type_of_relation]:
             (field,),
             Problem(field=field, value=ratio, remedy="give a share of the learning rate, from 0 to 1"),
         )
+    optimizer = spec.optimizer
+    if optimizer.schedule is Decay.WSD and optimizer.warmup_steps + optimizer.decay_steps > spec.steps:
+        remedy = (
+            f"the warm-up takes {optimizer.warmup_steps} of {spec.steps} steps: "
+            f"set it to {max(0, spec.steps - optimizer.warmup_steps)} or less"
+        )
+        reads = ("optimizer.decay_steps", "optimizer.warmup_steps", "steps")
+        yield reads, Problem(field="optimizer.decay_steps", value=optimizer.decay_steps, remedy=remedy)
 
 
 def _timeouts(timeouts: TimeoutSpec) -> Iterator[type_of_relation]:

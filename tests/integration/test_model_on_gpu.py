@@ -18,6 +18,7 @@ from worker.model.parts import bind
 from worker.model.router import ForwardContext
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import LocalDispatcher
+from worker.training.learning_rate import Decay
 from worker.training.optimizer import AdamW, OptimizerConfig, PartState
 
 pytestmark = [
@@ -114,7 +115,9 @@ def test_a_row_is_updated_to_the_same_bits_wherever_it_lies() -> None:
     config = OptimizerConfig(
         learning_rate=0.02,
         warmup_steps=3,
+        schedule=Decay.COSINE,
         final_learning_rate_ratio=0.1,
+        decay_steps=0,
         beta1=0.9,
         beta2=0.95,
         epsilon=1e-8,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from worker.model.fields import read_fields, require
-from worker.training.learning_rate import learning_rate
+from worker.training.learning_rate import Decay, LearningRate
 
 # Keeps the division finite where all gradients are zero (torch.nn.utils.clip_grad_norm_ uses the same).
 CLIP_EPSILON = 1e-6
@@ -33,7 +33,9 @@ class OptimizerConfig:
 
     learning_rate: float
     warmup_steps: int
+    schedule: Decay
     final_learning_rate_ratio: float
+    decay_steps: int
     beta1: float
     beta2: float
     epsilon: float
@@ -50,13 +52,24 @@ class OptimizerConfig:
             require(
                 getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "more than 0 is needed"
             )
-        for name in ("warmup_steps", "weight_decay"):
+        for name in ("warmup_steps", "decay_steps", "weight_decay"):
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more is needed")
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name}", value, "0 or more, and less than 1, is needed")
         ratio = self.final_learning_rate_ratio
         require(0 <= ratio <= 1, "optimizer.final_learning_rate_ratio", ratio, "between 0 and 1 is needed")
+
+    def rate(self, total_steps: int) -> LearningRate:
+        """The schedule of a job of so many steps."""
+        return LearningRate(
+            peak=self.learning_rate,
+            warmup_steps=self.warmup_steps,
+            final_ratio=self.final_learning_rate_ratio,
+            total_steps=total_steps,
+            decay=self.schedule,
+            decay_steps=self.decay_steps,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +93,12 @@ class AdamW:
 
     def __init__(self, config: OptimizerConfig, *, total_steps: int) -> None:
         self._config = config
-        self._total_steps = total_steps
+        self._rate = config.rate(total_steps)
         self._clipped_P: Tensor | None = None
 
     def learning_rate(self, step: int) -> float:
         """The rate of one step."""
-        config = self._config
-        return learning_rate(
-            step,
-            peak=config.learning_rate,
-            warmup_steps=config.warmup_steps,
-            final_ratio=config.final_learning_rate_ratio,
-            total_steps=self._total_steps,
-        )
+        return self._rate.at(step)
 
     @torch.no_grad()
     def update(self, part: PartState, grad_P: Tensor, *, step: int, clip: float) -> None:

@@ -11,6 +11,7 @@ from orchestrator.core.spec import (
     CheckpointSpec,
     ClusterSpec,
     DataSpec,
+    Decay,
     JobSpec,
     ModelSpec,
     OptimizerSpec,
@@ -51,6 +52,10 @@ def test_default_job_is_sound() -> None:
         (replace(SOUND, model=ModelSpec(vocabulary=255)), "model.vocabulary"),
         (replace(SOUND, model=ModelSpec(router_noise=float("nan"))), "model.router_noise"),
         (replace(SOUND, optimizer=OptimizerSpec(beta2=1.0)), "optimizer.beta2"),
+        (
+            replace(SOUND, steps=100, optimizer=OptimizerSpec(schedule=Decay.WSD, decay_steps=90)),
+            "optimizer.decay_steps",
+        ),
         (
             replace(SOUND, optimizer=OptimizerSpec(final_learning_rate_ratio=1.5)),
             "optimizer.final_learning_rate_ratio",

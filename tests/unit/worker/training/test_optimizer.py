@@ -14,12 +14,15 @@ from torch import Tensor
 
 from orchestrator.core import spec
 from worker.model.fields import FieldError
+from worker.training.learning_rate import Decay
 from worker.training.optimizer import AdamW, OptimizerConfig, PartState, clip_coefficient
 
 CONFIG = OptimizerConfig(
     learning_rate=0.02,
     warmup_steps=3,
+    schedule=Decay.COSINE,
     final_learning_rate_ratio=0.1,
+    decay_steps=0,
     beta1=0.9,
     beta2=0.95,
     epsilon=1e-8,
@@ -156,7 +159,9 @@ def test_clipping_takes_the_norm_down_to_the_limit_and_never_up() -> None:
 
 def test_the_optimizer_section_is_read_strictly() -> None:
     values = {field.name: getattr(spec.OptimizerSpec(), field.name) for field in fields(spec.OptimizerSpec)}
+    values["schedule"] = "wsd"
     config = OptimizerConfig.from_mapping(values)
+    assert config.schedule is Decay.WSD
     assert config.learning_rate == spec.OptimizerSpec().learning_rate
     for field, value in (("beta2", 1.0), ("learning_rate", 0), ("warmup_steps", -1), ("clip_norm", "1")):
         with pytest.raises(FieldError, match=rf"optimizer\.{field} is {value!r}"):

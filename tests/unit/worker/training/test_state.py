@@ -7,6 +7,7 @@ import torch
 
 from worker.checkpointing.parts import PartTensors
 from worker.model.config import ModelConfig
+from worker.training.learning_rate import Decay
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.state import DENSE, TrainingState, copy_part, empty_part, part_name, part_number
 
@@ -32,7 +33,9 @@ CONFIG = ModelConfig.from_mapping(
 OPTIMIZER = OptimizerConfig(
     learning_rate=0.01,
     warmup_steps=2,
+    schedule=Decay.COSINE,
     final_learning_rate_ratio=0.1,
+    decay_steps=0,
     beta1=0.9,
     beta2=0.95,
     epsilon=1e-8,
