@@ -453,6 +453,7 @@ def _agents(settings: Settings, address: str) -> AgentCommand:
         workdir=settings.workdir,
         token_file=settings.token_file,
         tls=(tls.ca, tls.certificate, tls.key) if tls is not None else None,
+        prefix=settings.agent_prefix,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -29,6 +30,7 @@ SECRETS_VARIABLES = (
     TLS_KEY_VARIABLE,
 )
 """What one program must not hand on to another one: each has its own."""
+AGENT_PREFIX_VARIABLE = "UNDERSTUDY_AGENT_PREFIX"
 DATABASE_FILE = "controller.db"
 TOKEN_LENGTH = 16
 """Shorter tokens can be guessed."""
@@ -118,6 +120,8 @@ class Settings:
     """What agents that are started here show the controller."""
     allow_open: bool = False
     """Serve other machines although nobody is asked who it is."""
+    agent_prefix: tuple[str, ...] = ()
+    """Words before the command line of each agent, {node} in them for the node's name."""
     exit_when_done: bool = False
 
 
@@ -168,6 +172,13 @@ def parser() -> argparse.ArgumentParser:
         f"that are started here (environment: {TOKEN_FILE_VARIABLE})",
     )
     _describe_security(made)
+    made.add_argument(
+        "--agent-prefix",
+        metavar="WORDS",
+        help="words before the command line of each agent, {node} in them for the node's name, such as "
+        f"'ip netns exec {{node}}'; what they name must become the agent by exec (environment: "
+        f"{AGENT_PREFIX_VARIABLE})",
+    )
     made.add_argument(
         "--exit-when-done",
         action="store_true",
@@ -240,6 +251,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         client_certificates=not said.no_client_certificates,
         agent_tls=_agent_tls(said, tls),
         allow_open=said.allow_open,
+        agent_prefix=_prefix(said.agent_prefix or environment.get(AGENT_PREFIX_VARIABLE) or ""),
         exit_when_done=said.exit_when_done,
     )
 
@@ -281,6 +293,13 @@ def _agent_tls(said: argparse.Namespace, tls: TlsFiles | None) -> TlsFiles | Non
             )
         return None
     return TlsFiles(ca=tls.ca, certificate=_absolute(certificate), key=_absolute(key))
+
+
+def _prefix(said: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(said))
+    except ValueError as error:
+        raise SettingsError("--agent-prefix", said, f"cannot be split into words ({error})") from error
 
 
 def _workdir(said: str) -> Path:

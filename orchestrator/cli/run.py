@@ -40,6 +40,13 @@ _PANEL_CELLS = 4
     help=f"Folder for everything this run writes [default: ./{workdirs.DEFAULT_PARENT}/<job>-<time>].",
 )
 @click.option("--resume", type=PATH, metavar="DIR", help="Go on with the run in this work directory.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:0",
+    envvar="UNDERSTUDY_LISTEN",
+    metavar="HOST:PORT",
+    help="Where the controller listens [default: a free port on loopback; env: UNDERSTUDY_LISTEN].",
+)
 @click.option("--summary", type=PATH, metavar="FILE", help="Write the summary of the run there, as JSON.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture (the default in a pipe).")
 @click.option("--record-svg", type=PATH, metavar="FILE", hidden=True, help="Save the live picture as SVG.")
@@ -53,6 +60,7 @@ def run(
     config: str | None,
     workdir: Path | None,
     resume: Path | None,
+    listen: str,
     summary: Path | None,
     plain: bool,
     record_svg: Path | None,
@@ -115,6 +123,7 @@ def run(
         token_file=token_file,
         token=token,
         record_svg=record_svg,
+        listen=listen,
     )
     job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
     sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))

@@ -60,6 +60,8 @@ class Plan:
     tls: ClientTls | None = None
     """What the session shows a controller that speaks TLS; the rest lies beside it in the work directory."""
     record_svg: Path | None = None
+    listen: str = "127.0.0.1:0"
+    """HOST:PORT of the controller; port 0 picks a free one."""
     program: tuple[str, ...] = PROGRAM
     """How a controller is started."""
 
@@ -125,7 +127,7 @@ class Session:
     def _begin(self) -> None:
         record = self._living() if self._plan.resume else None
         if record is None:
-            self._controller.start(listen="127.0.0.1:0", resume=self._plan.resume)
+            self._controller.start(listen=self._plan.listen, resume=self._plan.resume)
             address = self._controller.wait_for_address(self._starting)
         else:
             address = record.address

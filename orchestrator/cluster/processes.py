@@ -66,9 +66,12 @@ class AgentCommand:
     tls: tuple[str, str, str] | None = None
     """Files of CA, certificate and key; the last two may be empty."""
     program: tuple[str, ...] = (sys.executable, "-m", AGENT_MODULE, "agent")
+    prefix: tuple[str, ...] = ()
+    """Words before the command, with {node} for the node's name: a program that becomes the agent by `exec`, so that
+    its pid is the agent's, such as `ip netns exec {node}`."""
 
     def line(self, node: NodeId) -> list[str]:
-        """The full command line of a node's agent."""
+        """The full command line of a node's agent, without the prefix."""
         words = [
             *self.program,
             "--node",
@@ -85,6 +88,10 @@ class AgentCommand:
         for option, file in zip(_TLS_OPTIONS, self.tls or (), strict=False):
             words += [option, file] if file else []
         return words
+
+    def started_by(self, node: NodeId) -> list[str]:
+        """What is started for a node: the prefix, then its agent."""
+        return [*(word.replace("{node}", node) for word in self.prefix), *self.line(node)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +243,7 @@ class ProcessCluster:
         self._logs.mkdir(parents=True, exist_ok=True)
         with (self._logs / f"{node}.log").open("ab") as output:
             child = _Agent(
-                self._command.line(node),
+                self._command.started_by(node),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

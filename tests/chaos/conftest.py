@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.runs import TINY, Run
+from chaos.job import TINY
+from tests.chaos.runs import Run
 
 REFERENCE_STEPS = 200
 

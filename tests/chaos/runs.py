@@ -23,29 +23,6 @@ UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))
 RUN_SECONDS = 240.0
 """Bound of one run; a quiet machine needs a tenth of it."""
 
-TINY: dict[str, Any] = {
-    "name": "tiny",
-    "seed": 7,
-    "steps": 60,
-    "precision": "float64",
-    "data": {"path": "stdlib"},
-    "cluster": {"nodes": 4, "spares": 1, "replicas": 2},
-    "batch": {"microbatches": 12, "microbatch_size": 2},
-    "model": {
-        "width": 32,
-        "layers": 2,
-        "heads": 2,
-        "kv_heads": 1,
-        "experts": 8,
-        "top_k": 2,
-        "expert_width": 48,
-        "sequence_length": 32,
-    },
-    "optimizer": {"learning_rate": 0.003, "warmup_steps": 5, "final_learning_rate_ratio": 1.0},
-}
-"""Small enough for a step in well under 0.1 s, with everything that a large job has. The learning rate does not
-depend on the number of steps, so that runs of different lengths can be compared."""
-
 
 class Run:
     """One job in one workdir. Use as a context: what still lives at the end is ended."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.runs import TINY, Run, assert_every_sample_once, fault
+from chaos.job import TINY
+from tests.chaos.runs import Run, assert_every_sample_once, fault
 
 STEPS = 80
 FAULT_STEP = 20

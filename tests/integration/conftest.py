@@ -1,6 +1,7 @@
 """Fixtures of the integration suite: databases. Parametrised tests run on SQLite and on PostgreSQL alike.
 
-How the PostgreSQL server comes about, and what happens where there is none, is in `postgres.py`.
+The PostgreSQL server is a throw-away one (`chaos/postgres.py`). Where its programs are missing, tests that ask for it
+are skipped; with UNDERSTUDY_REQUIRE_POSTGRES=1 they fail instead, for machines that are meant to have it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from chaos.postgres import NotInstalled, PostgresServer, running_server
 from tests.integration.databases import Opened
-from tests.integration.postgres import REQUIRE_VARIABLE, NotInstalled, PostgresServer, running_server
+
+REQUIRE_VARIABLE = "UNDERSTUDY_REQUIRE_POSTGRES"
 
 
 @pytest.fixture(scope="session")

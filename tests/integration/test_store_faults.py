@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, event, text
 
+from chaos.postgres import PostgresServer, running_server
 from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.inbox import Inbox
 from orchestrator.controller.ledger import FileLedger
@@ -30,7 +31,6 @@ from orchestrator.store.queries import Queries
 from orchestrator.store.repository import Repository
 from orchestrator.store.schema import migrate, migrate_engine
 from tests.integration.databases import Opened, child, disconnected, node, outcome
-from tests.integration.postgres import PostgresServer, running_server
 from tests.unit.orchestrator.controller.fakes import Scripted, World
 from tests.waiting import wait_until
 

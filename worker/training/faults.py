@@ -6,15 +6,19 @@ can: a marker file is created first, so that a step that is redone or a process 
 trainer is the exception: it stays slow for its steps, whatever happens.
 Phases are those of `parallel/pulse.py` plus `dispatch` (in the middle of a forward pass, at its first all-to-all),
 `vote` (own vote cast, result unknown) and `optimizer` (some parts written, others not).
-Next: `fault_effects.py`, what each kind does.
+
+A running job can be told of further ones (`FaultOrders`): a file `DIR/faults/orders/NAME.json` with all fields of an
+entry of `faults`. Only processes that find the folder when they start look into it.
+Next: `fault_effects.py`, what each kind does; `chaos/`, which gives orders.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +29,16 @@ _USUAL_PHASE = {"nan": "reduce", "disk-full": "checkpoint", "torn-shard": "bound
 """Of the kinds for which it is not `forward`."""
 _USUALLY_A_NODE = ("sigkill", "sigstop")
 _KINDS = (*EFFECTS, "slow", "disk-full")
+ORDERS_FOLDER = "orders"
+"""Below the markers. Who wants to break a running job makes it before the job starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One failure of this trainer, or of its whole node."""
 
-    number: int
-    """Position in the job's list: names the marker file."""
+    name: str
+    """Position in the job's list, or the name of the order: names the marker file."""
     kind: str
     step: int
     phase: str
@@ -41,13 +47,13 @@ class Fault:
     duration_steps: int
 
 
-def _read(number: int, values: Mapping[str, Any]) -> Fault:
+def _read(name: str, values: Mapping[str, Any]) -> Fault:
     kind = str(values["kind"])
     if kind not in _KINDS:
         raise KeyError(kind)
     target = str(values["target"]) or ("node" if kind in _USUALLY_A_NODE else "trainer")
     return Fault(
-        number=number,
+        name=name,
         kind=kind,
         step=int(values["step"]),
         phase=str(values["phase"]) or _USUAL_PHASE.get(kind, "forward"),
@@ -74,6 +80,28 @@ class Clock:
         time.sleep(seconds)
 
 
+class FaultOrders:
+    """Failures that are ordered while the job runs. Costs one `stat` per look; nothing where there is no folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder if folder.is_dir() else None
+        self._changed_at = 0
+        self._seen: set[str] = set()
+
+    def news(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Orders that were not there before: name and entry. A file is put there whole, by a rename."""
+        if self._folder is None:
+            return
+        changed_at = self._folder.stat().st_mtime_ns
+        if changed_at == self._changed_at:
+            return
+        self._changed_at = changed_at
+        for path in sorted(self._folder.glob("*.json")):
+            if path.stem not in self._seen:
+                self._seen.add(path.stem)
+                yield path.stem, json.loads(path.read_text(encoding="utf-8"))
+
+
 class Faults:
     """The failures that concern one trainer. `strike` costs two look-ups of empty tuples when there are none."""
 
@@ -86,20 +114,21 @@ class Faults:
         clock: Clock | None = None,
     ) -> None:
         self._markers = markers
+        self._trainer = trainer
+        self._orders = FaultOrders(markers / ORDERS_FOLDER)
         self._clock = clock or Clock()
         self._victim = victim
-        mine = [
-            _read(number, values)
-            for number, values in enumerate(faults)
-            if f"{values['node']}/{values['device']}" == trainer
-        ]
-        self._slow = tuple(fault for fault in mine if fault.kind == "slow")
-        self._disk = tuple(fault for fault in mine if fault.kind == "disk-full")
-        self._mine = tuple(fault for fault in mine if fault.kind in EFFECTS)
+        self._slow: tuple[Fault, ...] = ()
+        self._disk: tuple[Fault, ...] = ()
+        self._mine: tuple[Fault, ...] = ()
+        for number, values in enumerate(faults):
+            self._expect(str(number), values)
         self._worked = 0.0
 
     def strike(self, step: int, phase: str) -> None:
         """Fail here if the job says so. Called at every phase, by the thread that is in it."""
+        for name, values in self._orders.news():
+            self._expect(name, values)
         if self._slow and phase != "acquire":
             self._drag(step)
         for fault in self._mine:
@@ -112,6 +141,15 @@ class Faults:
             if step >= fault.step and self._claim(fault):
                 fill_disk(file)
 
+    def _expect(self, name: str, values: Mapping[str, Any]) -> None:
+        """A failure of the job, which may be ours."""
+        if f"{values['node']}/{values['device']}" != self._trainer:
+            return
+        fault = _read(name, values)
+        self._slow += (fault,) if fault.kind == "slow" else ()
+        self._disk += (fault,) if fault.kind == "disk-full" else ()
+        self._mine += (fault,) if fault.kind in EFFECTS else ()
+
     def _strike(self, fault: Fault) -> None:
         effect = EFFECTS[fault.kind]
         try:
@@ -120,7 +158,7 @@ class Faults:
         except Impossible as error:
             self._claim(fault)
             print(
-                f"fault {fault.number} ({fault.kind}) does not strike: {error}", file=sys.stderr, flush=True
+                f"fault {fault.name} ({fault.kind}) does not strike: {error}", file=sys.stderr, flush=True
             )
 
     def _drag(self, step: int) -> None:
@@ -132,7 +170,7 @@ class Faults:
         self._worked = self._clock.worked()
 
     def _marker(self, fault: Fault) -> Path:
-        return self._markers / f"fault-{fault.number}"
+        return self._markers / f"fault-{fault.name}"
 
     def _claim(self, fault: Fault) -> bool:
         self._markers.mkdir(parents=True, exist_ok=True)

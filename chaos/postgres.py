@@ -1,12 +1,10 @@
-"""A throw-away PostgreSQL server: started for a test session, in a temporary folder, as an ordinary user.
+"""A throw-away PostgreSQL server, in a temporary folder, as an ordinary user: for chaos runs and for the store's tests.
 
 Needs nothing but the programs: `initdb` and `pg_ctl`, on the PATH or where Debian and Fedora keep them (`apt install
-postgresql` is enough; no running service, no role, no configuration is touched). Where they are missing, tests that
-ask for the server are skipped with that reason; with UNDERSTUDY_REQUIRE_POSTGRES=1 they fail instead, for machines
-that are meant to have it. The server listens on a socket in its own folder and on no port.
+postgresql` is enough; no running service, no role, no configuration is touched). The server listens on a socket in its
+own folder and on no port. PostgreSQL refuses to run as root, so root runs it as `postgres` or `nobody`.
 
-PostgreSQL refuses to run as root, so a session of root runs it as `postgres` or `nobody`. By hand:
-`python -m tests.integration.postgres` starts one, prints its URL, and ends it when its input ends (Ctrl-D).
+By hand: `python -m chaos.postgres` starts one, prints its URL, and ends it when its input ends (Ctrl-D).
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-REQUIRE_VARIABLE = "UNDERSTUDY_REQUIRE_POSTGRES"
 _PLACES = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -111,6 +108,15 @@ def running_server() -> Iterator[PostgresServer]:
             server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_installed() -> bool:
+    """Whether `running_server` would find one."""
+    try:
+        _programs()
+        return os.geteuid() != 0 or bool(_account())
+    except NotInstalled:
+        return False
 
 
 def _programs() -> Path:
