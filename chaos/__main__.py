@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import tempfile
@@ -19,6 +20,9 @@ from chaos.plan import Draw
 from chaos.player import Player, RunResult
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import JobFileError, load_job_file
+
+# Programs are started from threads' midst here, and gRPC's handlers of forks abort them.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 SEEDS = 1_000_000
 FAULTS = "\n".join(f"      {kind.value:<28}{TRAITS[kind].words}" for kind in Kind)

@@ -41,6 +41,7 @@ class Kind(Enum):
     SPARES = "spares-exhausted"
     FLAPPING = "flapping"
     SLOW = "slow-x3"
+    NAN = "nan-gradient"
     CUT = "cut-both-ways"
     CUT_OUT = "cut-outgoing"
     CUT_IN = "cut-incoming"
@@ -88,6 +89,7 @@ TRAITS: dict[Kind, Trait] = {
         aftermath=Aftermath.EITHER,
         at_once=1,
     ),
+    Kind.NAN: Trait(words="a gradient becomes NaN", rolls_back=True),
     Kind.CUT: Trait(
         words="no packet reaches or leaves a node", needs=frozenset({Need.NAMESPACES}), at_once=1
     ),

@@ -56,7 +56,7 @@ class NetworkError(Exception):
 
 def can_make_namespaces() -> bool:
     """Root, with iproute2, on a kernel that lets it."""
-    if os.geteuid() != 0 or not all(shutil.which(each) for each in ("ip", "tc", "unshare")):
+    if os.geteuid() != 0 or not all(shutil.which(each) for each in ("ip", "tc", "unshare", "nsenter")):
         return False
     return subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0
 
@@ -82,7 +82,8 @@ class Namespaces:
 
     @property
     def prefix(self) -> str:
-        return f"ip netns exec {self._tag}-{{node}}"
+        # Not `ip netns exec`: that makes a mount namespace too, which would not see what is mounted later.
+        return f"nsenter --net=/run/netns/{self._tag}-{{node}}"
 
     def begin(self, workdir: Path) -> None:
         del workdir

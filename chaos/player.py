@@ -9,10 +9,10 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 from chaos import capabilities, laws, leftovers, rest
@@ -92,12 +92,17 @@ class Player:
         shared_before = leftovers.shared_names()
         code: int | None = None
         try:
-            with self._disk(plan, workdir) as disk, Stage(self._setting(plan, workdir, mark)) as stage:
+            with ExitStack() as stack:
+                stage = stack.enter_context(Stage(self._setting(plan, workdir, mark)))
                 rest.start(stage, plan.nodes)
+                # Before the first checkpoint, so that it hides nothing; a lazy unmount lets it go at any time.
+                disk = stack.enter_context(SmallDisk(workdir / "checkpoints")) if self._fills(plan) else None
                 for number, strike in enumerate(plan.strikes):
-                    result.strikes.append(self._strike(stage, disk, number, strike))
+                    result.strikes.append(self._result(strike))
+                    if not result.strikes[-1].skipped:
+                        _strike(result.strikes[-1], stage, disk, f"strike-{number}")
                 code = stage.stop()
-        except (NeverCame, CliError, NetworkError, OSError) as error:
+        except (NeverCame, CliError, NetworkError, OSError, RuntimeError, SubprocessError) as error:
             result.offences.append(f"{type(error).__name__}: {error}")
         result.offences += leftovers.orphans(mark) + leftovers.forgotten(shared_before)
         if code is not None:
@@ -107,27 +112,8 @@ class Player:
             _remove(workdir)
         return result
 
-    def _strike(self, stage: Stage, disk: SmallDisk | None, number: int, strike: Strike) -> StrikeResult:
-        result = StrikeResult(strike=strike, skipped=capabilities.missing(strike.kind, self.machine))
-        if result.skipped:
-            return result
-        stage.reach(stage.step() + strike.after_steps)
-        pause(strike.after_seconds)
-        scene = Scene(
-            stage=stage,
-            strike=strike,
-            name=f"strike-{number}",
-            disk=disk,
-            before=frozenset(each["id"] for each in stage.incidents()),
-        )
-        result.at = time.time()
-        deed = STRIKES[strike.kind](scene)
-        result.deed = deed
-        rest.await_rest(scene, deed)
-        result.incidents = [each["id"] for each in scene.incidents()]
-        if deed.aftermath is Aftermath.NOTHING and result.incidents:
-            raise NeverCame(f"{strike.kind.value}: nothing should have failed, but {scene.incidents()}")
-        return result
+    def _result(self, strike: Strike) -> StrikeResult:
+        return StrikeResult(strike=strike, skipped=capabilities.missing(strike.kind, self.machine))
 
     def _judge(self, result: RunResult, code: int) -> None:
         """By what the run left."""
@@ -171,11 +157,23 @@ class Player:
             self._network = Namespaces(MOST_NODES) if whole else Relays(MOST_NODES)
         return self._network
 
-    @contextmanager
-    def _disk(self, plan: RunPlan, workdir: Path) -> Iterator[SmallDisk | None]:
-        wanted = Kind.DISK in plan.kinds and Need.TMPFS in self.machine
-        with SmallDisk(workdir / "checkpoints") if wanted else nullcontext() as disk:
-            yield disk
+    def _fills(self, plan: RunPlan) -> bool:
+        return Kind.DISK in plan.kinds and Need.TMPFS in self.machine
+
+
+def _strike(result: StrikeResult, stage: Stage, disk: SmallDisk | None, name: str) -> None:
+    """One fault, and the rest after it; `result` is filled in as it goes."""
+    strike = result.strike
+    stage.reach(stage.step() + strike.after_steps)
+    pause(strike.after_seconds)
+    before = frozenset(each["id"] for each in stage.incidents())
+    scene = Scene(stage=stage, strike=strike, name=name, disk=disk, before=before)
+    result.at = time.time()
+    result.deed = STRIKES[strike.kind](scene)
+    rest.await_rest(scene, result.deed)
+    result.incidents = [each["id"] for each in scene.incidents()]
+    if result.deed.aftermath is Aftermath.NOTHING and result.incidents:
+        raise NeverCame(f"{strike.kind.value}: nothing should have failed, but {scene.incidents()}")
 
 
 def _remove(workdir: Path) -> None:

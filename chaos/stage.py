@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -29,6 +29,7 @@ from orchestrator.cli import rows
 from orchestrator.cli.connection import Admin, find_controller
 from orchestrator.cli.errors import CliError
 from orchestrator.cli.watch import Watch
+from orchestrator.core.spec import FaultSpec
 from protos import admin_pb2
 
 PROGRAM = (sys.executable, "-m", "orchestrator.cli.main")
@@ -161,11 +162,11 @@ class Stage:
         """The pid of the newest controller."""
         return int(json.loads((self.workdir / "controller.json").read_text())["pid"])
 
-    def order(self, name: str, *, node: str, phase: str, kind: str = "sigkill", target: str = "node") -> None:
+    def order(self, name: str, *, node: str, phase: str, kind: str = "sigkill", target: str = "") -> None:
         """Have a trainer fail by itself in the next such phase."""
-        entry = {"kind": kind, "node": node, "device": 0, "step": 1, "phase": phase, "target": target}
+        fault = FaultSpec(kind=kind, node=node, step=1, phase=phase, target=target)
         scratch = self._orders / f"{name}.new"
-        scratch.write_text(json.dumps(entry))
+        scratch.write_text(json.dumps(asdict(fault)))
         scratch.replace(self._orders / f"{name}.json")
 
     def struck(self, name: str) -> bool:

@@ -69,7 +69,7 @@ class Scene:
     def deed(self, words: str, *victims: str, holders: list[frozenset[str]] | None = None) -> Deed:
         """Words, and whether the victims held all replicas of something."""
         trait = TRAITS[self.strike.kind]
-        gone = shared(holders or [], frozenset(victims))
+        gone = trait.rolls_back or shared(holders or [], frozenset(victims))
         return Deed(words=words, may_roll_back=gone, aftermath=trait.aftermath)
 
     def incidents(self) -> list[rows.Row]:
@@ -169,6 +169,16 @@ def in_phase(phases: tuple[str, ...]) -> Callable[[Scene], Deed]:
         return scene.deed(f"{victim} died in phase {phase}")
 
     return strike
+
+
+def make_nan(scene: Scene) -> Deed:
+    """The step is not committed; what follows may go back to a state that is sound for certain."""
+    victim = scene.member()
+    scene.stage.order(scene.name, node=victim, phase="reduce", kind="nan")
+    scene.stage.expect(
+        lambda: scene.stage.struck(scene.name), what=f"a NaN of {victim}", seconds=STRUCK_SECONDS
+    )
+    return scene.deed(f"made a gradient of {victim} NaN")
 
 
 def in_recovery(scene: Scene) -> Deed:
@@ -376,6 +386,7 @@ STRIKES: dict[Kind, Callable[[Scene], Deed]] = {
     Kind.SPARES: exhaust,
     Kind.FLAPPING: flap,
     Kind.SLOW: slow,
+    Kind.NAN: make_nan,
     Kind.CUT: cut(Way.BOTH),
     Kind.CUT_OUT: cut(Way.OUT),
     Kind.CUT_IN: cut(Way.IN),

@@ -41,8 +41,8 @@ def message_of(event: Event) -> pb.AgentMessage:
         body.labels.update(dict(event.labels))
         _fill(body, event, without={*_OF_THE_STREAM, "labels"})
     elif kind in _ABOUT_A_TRAINER:
-        _fill(body.source, event, without=set(), only={"trainer", "start"})
-        _fill(body, event, without={*_OF_THE_STREAM, "trainer", "start", "record", "status"})
+        _fill(body.source, event, without=set(), only={"trainer", "start", "age_seconds"})
+        _fill(body, event, without={*_OF_THE_STREAM, "trainer", "start", "age_seconds", "record", "status"})
         if isinstance(event, StepCommitted):
             _fill(body, event.record, without=set())
         if isinstance(event, TrainerBecameReady):

@@ -122,6 +122,13 @@ class _TrainerEvent(_Event):
     incarnation: str
     """Incarnation of the agent that says so."""
     start: int
+    age_seconds: float = 0.0
+    """How long ago it was, when the agent had no controller to tell."""
+
+    @property
+    def happened_at(self) -> float:
+        """By the controller's clock."""
+        return self.at - self.age_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

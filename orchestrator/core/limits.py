@@ -121,7 +121,7 @@ def _blame(decision: Decision) -> bool:
             return False
     first = blame.reporters[0]
     cause = f"{first} lost touch with a peer ({blame.detail}) and nobody is missing"
-    _answer_nobody_lost(decision, first, cause, blame.at)
+    _answer_nobody_lost(decision, first, cause, blame.since)
     return True
 
 

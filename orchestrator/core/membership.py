@@ -120,7 +120,11 @@ def communication_failed(decision: Decision, event: CommunicationFailed) -> None
         return
     if state.memory.blame is None:
         state.memory.blame = Blame(
-            generation=generation.number, reporters=(), detail=event.detail, at=decision.at
+            generation=generation.number,
+            reporters=(),
+            detail=event.detail,
+            at=decision.at,
+            since=event.happened_at,
         )
         decision.say(f"{event.trainer} lost touch with a peer after step {event.step}: {event.detail}")
     blame = state.memory.blame
@@ -141,7 +145,8 @@ def trainer_exited(decision: Decision, event: TrainerExited) -> None:
             del view.trainers[event.trainer]
     how = f"was ended by signal {event.signal}" if event.signal else f"exited with code {event.exit_code}"
     then = "is started again" if event.will_restart else "is not started again: its restarts are used up"
-    _lose_trainer(decision, event.trainer, event.start, IncidentKind.TRAINER_LOST, f"{how} and {then}")
+    cause = f"{how} and {then}"
+    _lose_trainer(decision, event.trainer, event.start, IncidentKind.TRAINER_LOST, cause, event.happened_at)
 
 
 def trainer_fell_silent(decision: Decision, event: TrainerFellSilent) -> None:
@@ -152,7 +157,7 @@ def trainer_fell_silent(decision: Decision, event: TrainerFellSilent) -> None:
         return
     how = f"gave no sign of life for {event.silent_seconds:.1f} s and is restarted"
     restart(decision, event.trainer, event.start, how)
-    sign = decision.at - event.silent_seconds
+    sign = event.happened_at - event.silent_seconds
     _lose_trainer(decision, event.trainer, event.start, IncidentKind.TRAINER_HUNG, how, sign)
 
 
@@ -208,7 +213,7 @@ def lose_unreachable(decision: Decision) -> None:
         Departure(
             node=node,
             cause=f"{node} is lost: its stream broke and {_other(blame.reporters, node)} lost touch with a peer",
-            first_sign_at=min(state.views[node].last_seen, blame.at),
+            first_sign_at=min(state.views[node].last_seen, blame.since),
         )
         for node in cut_off
     ]

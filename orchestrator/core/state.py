@@ -241,6 +241,9 @@ class Blame:
     """In the order of their reports."""
     detail: str
     at: float
+    """When the controller heard of it; waits count from here."""
+    since: float
+    """When it was; earlier, if there was no controller to tell."""
 
 
 @dataclass(slots=True, kw_only=True)

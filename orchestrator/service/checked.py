@@ -42,6 +42,7 @@ class Source(TypedDict):
     trainer: TrainerId
     incarnation: str
     start: int
+    age_seconds: float
 
 
 def source(kind: str, said: pb.Source, envelope: Envelope) -> Source:
@@ -52,6 +53,7 @@ def source(kind: str, said: pb.Source, envelope: Envelope) -> Source:
         "trainer": trainer(f"{kind}.source.trainer", said.trainer, envelope.node),
         "incarnation": envelope.incarnation,
         "start": count(f"{kind}.source.start", said.start),
+        "age_seconds": seconds(f"{kind}.source.age_seconds", said.age_seconds),
     }
 
 

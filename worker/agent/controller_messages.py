@@ -71,6 +71,8 @@ class TrainerReady:
     trainer: str
     start: int
     status: TrainerStatus
+    age_seconds: float = 0.0
+    """For how long it has waited for a controller, when it is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,8 @@ class TrainerExited:
     exit_code: int | None
     signal: int | None
     will_restart: bool
+    age_seconds: float = 0.0
+    """For how long it has waited for a controller, when it is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,8 @@ class TrainerFellSilent:
     trainer: str
     start: int
     silent_seconds: float
+    age_seconds: float = 0.0
+    """For how long it has waited for a controller, when it is sent."""
 
 
 PassedOn = (
@@ -115,6 +121,8 @@ class TrainerSaid:
     trainer: str
     start: int
     report: PassedOn
+    age_seconds: float = 0.0
+    """For how long it has waited for a controller, when it is sent."""
 
 
 AgentMessage = Registration | Heartbeat | TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid

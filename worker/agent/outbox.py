@@ -37,6 +37,7 @@ Kept = TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
     message: Kept
+    posted_at: float
     sent_at: float | None
     """None while it waits for a controller."""
 
@@ -50,16 +51,16 @@ class Outbox:
         self._settled_seconds = settled_seconds
         self._entries: deque[_Entry] = deque()
 
-    def add(self, message: Kept, sent_at: float | None) -> Kept | None:
-        """Keep a message; returns the oldest one when that had to make room."""
+    def add(self, message: Kept, at: float, *, sent: bool) -> Kept | None:
+        """Keep a message, which was sent or waits; returns the oldest one when that had to make room."""
         dropped = self._entries.popleft().message if len(self._entries) >= self._limit else None
-        self._entries.append(_Entry(message=message, sent_at=sent_at))
+        self._entries.append(_Entry(message=message, posted_at=at, sent_at=at if sent else None))
         return dropped
 
     def resend(self, at: float) -> tuple[AgentMessage, ...]:
-        """All that is kept, in order, counted as sent now: for a controller that has just answered."""
+        """All that is kept, in order, with its age, counted as sent now: for a controller that has just answered."""
         self._entries = deque(replace(entry, sent_at=at) for entry in self._entries)
-        return tuple(entry.message for entry in self._entries)
+        return tuple(replace(entry.message, age_seconds=at - entry.posted_at) for entry in self._entries)
 
     def settle(self, at: float) -> None:
         """Forget what was sent long enough ago on the stream that is open now."""

@@ -43,7 +43,7 @@ class Outgoing:
     def post(self, message: Kept, at: float) -> None:
         """Send now if there is a controller, and in any case keep it until it must have arrived."""
         registered = self.link is Link.REGISTERED
-        dropped = self.outbox.add(message, at if registered else None)
+        dropped = self.outbox.add(message, at, sent=registered)
         if dropped is not None:
             self.note(f"the outbox is full: dropped {dropped}")
         if registered:

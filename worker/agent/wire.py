@@ -62,7 +62,7 @@ def outgoing(message: AgentMessage) -> pb.AgentMessage:
 def _source(
     message: said.TrainerReady | said.TrainerExited | said.TrainerFellSilent | said.TrainerSaid,
 ) -> pb.Source:
-    return pb.Source(trainer=message.trainer, start=message.start)
+    return pb.Source(trainer=message.trainer, start=message.start, age_seconds=message.age_seconds)
 
 
 def _status(status: said.TrainerStatus) -> pb.TrainerStatus:

@@ -157,9 +157,7 @@ class Faults:
                 effect.strike(self._victim, fault.target)
         except Impossible as error:
             self._claim(fault)
-            print(
-                f"fault {fault.name} ({fault.kind}) does not strike: {error}", file=sys.stderr, flush=True
-            )
+            print(f"fault {fault.name} ({fault.kind}) does not strike: {error}", file=sys.stderr, flush=True)
 
     def _drag(self, step: int) -> None:
         """Make what this thread computed since the last phase take longer, by `factor` of its processor time."""

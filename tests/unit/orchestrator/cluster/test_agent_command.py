@@ -22,6 +22,18 @@ def test_an_agent_is_told_its_name_its_controller_and_its_folder() -> None:
     ]  # fmt: skip
 
 
+def test_a_prefix_comes_before_and_knows_the_node() -> None:
+    command = AgentCommand(
+        controller="h:1",
+        workdir=Path("/w"),
+        program=("python",),
+        prefix=("nsenter", "--net=/run/netns/{node}"),
+    )
+    node = NodeId("node-2")
+    assert command.started_by(node) == ["nsenter", "--net=/run/netns/node-2", *command.line(node)]
+    assert command.line(node)[0] == "python"
+
+
 def test_nothing_is_said_that_was_not_asked_for() -> None:
     line = AgentCommand(controller="h:1", workdir=Path("/w")).line(NodeId("node-1"))
     assert "--label" not in line

@@ -79,6 +79,16 @@ def test_broken_stream_and_a_communication_failure_are_a_loss_at_once(make_train
     assert world.incidents[0].kind is IncidentKind.NODE_LOST
 
 
+def test_failure_that_nobody_could_be_told_of_counts_from_when_it_was(make_training: MakeWorld) -> None:
+    """The controller was away: an incident begins when training stopped, not when somebody heard of it."""
+    world = make_training()
+    world.at += 30.0
+    world.cut(NODE_2)
+    lost_touch(world, TRAINER_1, age_seconds=20.0)
+    assert world.incidents[0].first_sign_at <= world.at - 20.0
+    assert world.incidents[0].detected_at == world.at
+
+
 def test_order_of_the_two_signs_does_not_matter(make_training: MakeWorld) -> None:
     """The peers may notice before the controller does."""
     world = make_training()
@@ -220,6 +230,23 @@ def test_exit_of_a_member_is_answered_at_once(make_training: MakeWorld) -> None:
     assert incident.kind is IncidentKind.TRAINER_LOST
     assert incident.detected_at == incident.decided_at == world.at
     assert world.state.nodes[NODE_2].state is NodeState.SPARE
+
+
+def test_exit_that_is_told_late_counts_from_when_it_was(make_training: MakeWorld) -> None:
+    """As above, for a trainer whose agent had no controller."""
+    world = make_training()
+    world.at += 30.0
+    world.say(
+        events.TrainerExited,
+        trainer=TRAINER_2,
+        incarnation=world.agents.alive[NODE_2].incarnation,
+        start=1,
+        age_seconds=20.0,
+        exit_code=None,
+        signal=9,
+        will_restart=True,
+    )
+    assert world.incidents[0].first_sign_at == world.at - 20.0
 
 
 def test_exit_of_an_older_process_is_ignored(make_training: MakeWorld) -> None:

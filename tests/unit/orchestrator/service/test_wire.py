@@ -57,7 +57,7 @@ records = st.builds(
 )
 findings = st.builds(events.ReplicaFinding, part=names, rank=counts, checksum=names, changed=st.booleans())
 stream = {"at": st.just(AT), "cause_id": st.just(CAUSE), "incarnation": st.just("i-1")}
-source = {**stream, "trainer": st.just(TRAINER), "start": counts}
+source = {**stream, "trainer": st.just(TRAINER), "start": counts, "age_seconds": seconds}
 place = {"generation": steps, "step": steps}
 
 REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = {

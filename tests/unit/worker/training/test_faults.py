@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 
 from worker.model.config import ModelConfig
 from worker.training.fault_effects import EXIT_CODE, Victim, flip_bit
-from worker.training.faults import Clock, Faults
+from worker.training.faults import ORDERS_FOLDER, Clock, Faults
 from worker.training.state import TrainingState
 
 TINY = ModelConfig.from_mapping(
@@ -211,3 +212,31 @@ def test_a_slow_trainer_computes_longer_for_its_steps(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         faults.strike(step, "forward")
     assert clock.paused == [2.0, 2.0]
+
+
+def test_an_order_to_a_running_job_strikes_the_next_time(tmp_path: Path) -> None:
+    """It is found without a restart, by its victim only, and strikes once."""
+    orders = tmp_path / ORDERS_FOLDER
+    orders.mkdir()
+    victim = victim_in(tmp_path)
+    faults = Faults([], "node-1/0", tmp_path, victim)
+    other = Faults([], "node-2/0", tmp_path, victim)
+    victim.state.zero_gradients()
+    faults.strike(1, "reduce")
+    assert not victim.state.experts_gradient_EN.isnan().any()
+    (orders / "now.json").write_text(json.dumps(fault(kind="nan")))
+    other.strike(2, "reduce")
+    assert not victim.state.experts_gradient_EN.isnan().any()
+    faults.strike(2, "reduce")
+    assert victim.state.experts_gradient_EN.isnan().any()
+    victim.state.zero_gradients()
+    Faults([], "node-1/0", tmp_path, victim).strike(3, "reduce")
+    assert not victim.state.experts_gradient_EN.isnan().any()
+
+
+def test_orders_are_looked_for_only_where_their_folder_was_there_first(tmp_path: Path) -> None:
+    """A job that nobody means to break does not look."""
+    faults = Faults([], "node-1/0", tmp_path, victim_in(tmp_path))
+    (tmp_path / ORDERS_FOLDER).mkdir()
+    (tmp_path / ORDERS_FOLDER / "now.json").write_text(json.dumps(fault(kind="sigkill")))
+    faults.strike(1, "forward")
