@@ -11,6 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+MINUTES := 20
 TORCH := $(shell sed -n '/^torch==/p' requirements.lock)
 
 # Three stamps, so that each part of the set-up runs again only when what it depends on has changed.
@@ -23,7 +24,7 @@ PROTOS := $(wildcard protos/*.proto)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5 --durations-min=1.0
 SUITES := lint test-unit test-scenarios test-integration test-chaos
 
-.PHONY: help setup demo test $(SUITES) fmt protos lock bench clean
+.PHONY: help setup demo test $(SUITES) chaos fmt protos lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, proces
 
 test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed and stopped
 	$(PYTEST) tests/chaos
+
+chaos: $(GENERATED) ## break jobs for MINUTES (20) with faults drawn from SEED, and judge every run
+	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 fmt: $(GENERATED) ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix-only .

@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "precision": "float64",
     "data": {"path": "stdlib"},
     "cluster": {"nodes": 4, "spares": 1, "replicas": 2},
-    "batch": {"microbatches": 12, "microbatch_size": 2},
+    "batch": {"microbatches": 8, "microbatch_size": 2},
     "model": {
         "width": 32,
         "layers": 2,
@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
         "experts": 8,
         "top_k": 2,
         "expert_width": 48,
-        "sequence_length": 32,
+        "sequence_length": 16,
     },
     "optimizer": {"learning_rate": 0.003, "warmup_steps": 5, "final_learning_rate_ratio": 1.0},
 }

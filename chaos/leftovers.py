@@ -1,7 +1,7 @@
 """What a run must not leave behind: processes, and memory that is shared by name.
 
-The machine may do other work meanwhile: only processes that carry the run's mark count, and only names in /dev/shm
-that are new and that no living process uses.
+The machine may do other work meanwhile: only processes that carry the run's mark count, and only files in /dev/shm that
+are new and that no living process uses. (Folders there are not memory that is shared by name, but somebody's scratch.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ GRACE_SECONDS = 5.0
 
 def shared_names() -> frozenset[str]:
     """What is there now."""
-    return frozenset(each.name for each in SHARED_MEMORY.iterdir()) if SHARED_MEMORY.is_dir() else frozenset()
+    if not SHARED_MEMORY.is_dir():
+        return frozenset()
+    return frozenset(each.name for each in SHARED_MEMORY.iterdir() if not each.is_dir())
 
 
 def orphans(mark: str) -> list[str]:

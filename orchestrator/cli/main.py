@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from orchestrator.cli.certificates import certificates
+from orchestrator.cli.chaos import chaos
 from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
@@ -56,7 +57,7 @@ def understudy() -> None:
     """
 
 
-for _each in (run, validate, *LISTS, *COMMANDS, generate, evaluate, simulate, certificates, token):
+for _each in (run, validate, *LISTS, *COMMANDS, generate, evaluate, simulate, chaos, certificates, token):
     understudy.add_command(_each)
 
 

@@ -17,9 +17,11 @@ from typing import Any, Self
 
 import yaml
 
+from chaos.job import TINY
 from tests.waiting import wait_until
 
 UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))
+SAMPLES_PER_STEP = TINY["batch"]["microbatches"] * TINY["batch"]["microbatch_size"]
 RUN_SECONDS = 240.0
 """Bound of one run; a quiet machine needs a tenth of it."""
 
@@ -134,7 +136,7 @@ def fault(step: int, node: str, phase: str = "forward", kind: str = "sigkill", t
 
 
 def assert_every_sample_once(
-    ledger: Sequence[dict[str, Any]], steps: int, samples_per_step: int = 24
+    ledger: Sequence[dict[str, Any]], steps: int, samples_per_step: int = SAMPLES_PER_STEP
 ) -> None:
     """L1: each step is there once, with each of its sample ids once."""
     assert [line["step"] for line in ledger] == list(range(1, steps + 1))
