@@ -38,6 +38,17 @@ _TLS_WORDS = ("handshake", "ssl", "certificate", "security")
 _NOBODY_THERE = ("failed to connect", "connection", "socket", "goaway", "dns", "channel")
 """Words in gRPC's own messages about a peer that is not there."""
 
+_LASTING = frozenset(
+    {
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+
 _Reply = TypeVar("_Reply")
 
 
@@ -273,6 +284,11 @@ def remote_error(target: Target, error: grpc.RpcError) -> CliError:
 def _last_words(details: str) -> str:
     """What gRPC says last about a connection, without the way it took to it."""
     return details.rpartition("last error: ")[2].rpartition(": ")[2] or details
+
+
+def is_lasting(error: grpc.RpcError) -> bool:
+    """True for a refusal that asking again would not change; a database that is away or a full inbox will pass."""
+    return cast(grpc.Call, error).code() in _LASTING
 
 
 def is_unreachable(error: grpc.RpcError) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from orchestrator.cli.connection import Admin, ViewStream, is_unreachable, remote_error
+from orchestrator.cli.connection import Admin, ViewStream, is_lasting, remote_error
 from orchestrator.cli.errors import CliError
 from protos import admin_pb2
 
@@ -30,7 +30,7 @@ class Sighting:
     away_since: float | None
     """Monotonic time since when no controller has answered; None while one does."""
     refused: CliError | None
-    """A controller answered, and will not show the job."""
+    """A controller answered, and will never show the job."""
 
 
 class Watch:
@@ -86,7 +86,7 @@ class Watch:
         if self._closing.is_set():
             return
         seen = self.look()
-        refused = None if is_unreachable(error) else remote_error(self._admin.target, error)
+        refused = remote_error(self._admin.target, error) if is_lasting(error) else None
         self._publish(
             Sighting(view=seen.view, away_since=seen.away_since or time.monotonic(), refused=refused)
         )

@@ -247,6 +247,7 @@ class Machine:
         device.told = generation.number
         if rank >= 0:
             device.seat, device.ended = generation.number, None
+            self.outgoing.outbox.forget_readiness(device.trainer)
         self.outgoing.tell(device, to_trainer.TakeSeat(assignment=seat_of(generation, rank)))
 
     def _fenced(self, crew: Crew, message: Fence, at: float) -> None:

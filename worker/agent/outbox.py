@@ -94,6 +94,10 @@ class Outbox:
 
         self._keep_if(outlives)
 
+    def forget_readiness(self, trainer: str) -> None:
+        """A trainer has a seat, so the controller knows that it was ready; told again later it would undo a fence."""
+        self._keep_if(lambda message: not (isinstance(message, TrainerReady) and message.trainer == trainer))
+
     def forget_silence(self, trainer: str) -> None:
         """A trainer gives signs of life again."""
         self._keep_if(

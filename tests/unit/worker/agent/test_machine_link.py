@@ -22,6 +22,7 @@ from worker.agent.controller_messages import (
     Heartbeat,
     Registration,
     Shutdown,
+    TrainerReady,
     Welcome,
 )
 from worker.agent.instructions import EndAgent, Note, SendToController, StartTrainer
@@ -153,7 +154,7 @@ def test_messages_sent_shortly_before_a_break_are_sent_again(story: Story) -> No
     story.trains()
     story.loses_controller()
     story.is_welcomed()
-    assert [type(message).__name__ for message in story.told_controller()] == ["TrainerReady", "TrainerSaid"]
+    assert [type(message).__name__ for message in story.told_controller()] == ["TrainerSaid"]
     assert story.reports() == [joined(1)]
 
 
@@ -198,6 +199,14 @@ def test_the_readiness_of_a_dead_process_is_not_told_later(story: Story) -> None
     story.is_welcomed()
     told = [(type(message).__name__, message.start) for message in story.told_controller()]  # type: ignore[union-attr]
     assert told == [("TrainerExited", 1), ("TrainerReady", 2)]
+
+
+def test_the_readiness_of_a_trainer_that_has_taken_a_seat_is_not_told_again(story: Story) -> None:
+    """The node was cut off and given up: the controller fences it, and must not be told that nothing is amiss."""
+    story.trains()
+    story.loses_controller()
+    story.is_welcomed()
+    assert not [each for each in story.told_controller() if isinstance(each, TrainerReady)]
 
 
 def test_a_full_outbox_drops_the_oldest_and_says_so(story: Story) -> None:
