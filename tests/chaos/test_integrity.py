@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.runs import TINY, Run, assert_every_sample_once, largest_difference
+from chaos.job import TINY
+from tests.chaos.runs import Run, assert_every_sample_once, largest_difference
 
 TOLERANCE = 1e-8
 STEPS = 120
