@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shlex
 import signal
 import subprocess
@@ -63,6 +64,10 @@ class Stage:
         self.summary_file = setting.workdir.with_suffix(".summary.json")
         self._orders = setting.workdir / "faults" / "orders"
         self._orders.mkdir(parents=True)
+        # Nodes in namespaces reach the controller as other machines would: it asks who they are.
+        self._token, self._token_file = secrets.token_hex(32), setting.workdir.with_suffix(".token")
+        self._token_file.write_text(self._token)
+        self._token_file.chmod(0o600)
         if setting.network is not None:
             setting.network.begin(setting.workdir)
         self.process = self._start()
@@ -192,7 +197,7 @@ class Stage:
         job_file = setting.workdir.with_suffix(".yaml")
         job_file.write_text(yaml.safe_dump(setting.job, sort_keys=False))
         command = [*PROGRAM, "run", str(job_file), "--workdir", str(setting.workdir)]
-        command += ["--plain", "--summary", str(self.summary_file)]
+        command += ["--plain", "--summary", str(self.summary_file), "--token-file", str(self._token_file)]
         environment = {**os.environ, processes.MARK: setting.mark, "GRPC_VERBOSITY": "NONE"}
         if setting.database.url:
             environment["UNDERSTUDY_DATABASE"] = setting.database.url
@@ -212,7 +217,7 @@ class Stage:
             target = find_controller(None, self.workdir, None)
         except CliError:
             return
-        self._admin = self._kept.enter_context(Admin(target))
+        self._admin = self._kept.enter_context(Admin(target, self._token))
         self._watch = Watch(self._admin, VIEW_SECONDS)
         self._kept.callback(self._watch.close)
 
