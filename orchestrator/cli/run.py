@@ -16,7 +16,7 @@ from orchestrator.cli import job as jobs
 from orchestrator.cli import rows
 from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.certificates import of_a_run
-from orchestrator.cli.connection import TLS_FOLDER, read_token
+from orchestrator.cli.connection import TLS_FOLDER, ClientTls, read_token
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.options import PATH, job_options, token_option
@@ -116,9 +116,7 @@ def run(
         workdirs.prepare(directory, spec)
     plan = Plan(
         workdir=directory,
-        tls=of_a_run(directory)
-        if tls or (resume is not None and (directory / TLS_FOLDER).is_dir())
-        else None,
+        tls=_certificates(directory, made=tls, resumed=resume is not None),
         resume=resume is not None,
         token_file=token_file,
         token=token,
@@ -127,6 +125,11 @@ def run(
     )
     job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
     sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
+
+
+def _certificates(directory: Path, *, made: bool, resumed: bool) -> ClientTls | None:
+    """Those of this run: asked for now, or by the run that goes on."""
+    return of_a_run(directory) if made or (resumed and (directory / TLS_FOLDER).is_dir()) else None
 
 
 def perform(
