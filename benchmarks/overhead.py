@@ -45,7 +45,7 @@ GOAL = 1.01
 RANK_SECONDS = 600.0
 """For everything that a rank does."""
 END_SECONDS = 10.0
-SECTIONS = ("compute", "dispatch", "reduce", "vote", "optimizer", "report")
+SECTIONS = ("compute", "dispatch", "reduce", "compare", "vote", "optimizer", "report")
 SAME_STEPS = 8
 LOSS_TOLERANCE = 1e-3
 """Relative: over the first steps the losses of the arms differ by rounding only."""
@@ -271,6 +271,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute instead of several")
     parser.add_argument("--blocks", type=int, help="blocks of each loop")
     parser.add_argument("--block-steps", type=int, default=5)
+    parser.add_argument("--compare-every", type=int, help="steps between two comparisons of replicas; 0: never")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no rank is left behind
@@ -279,7 +280,10 @@ def main() -> None:
         blocks=blocks, block_steps=given.block_steps, parts_blocks=max(2, blocks // 3), warm_steps=3
     )
     steps = (blocks + schedule.parts_blocks) * schedule.block_steps + schedule.warm_steps
-    spec = load_job_file(str(ROOT / "examples" / "stdlib-moe.yaml"), [f"steps={steps}"])
+    changes = [f"steps={steps}"]
+    if given.compare_every is not None:
+        changes.append(f"integrity.interval_steps={given.compare_every}")
+    spec = load_job_file(str(ROOT / "examples" / "stdlib-moe.yaml"), changes)
     before = conditions()
     with tempfile.TemporaryDirectory(prefix="understudy-overhead-") as folder:
         config = to_mapping(spec)

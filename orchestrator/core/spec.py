@@ -126,7 +126,7 @@ class TimeoutSpec:
 class IntegritySpec:
     """How often members compare their replicas; `orchestrator/core/corruption.py` says what follows."""
 
-    interval_steps: int = 10
+    interval_steps: int = 20
     """Every so many steps, and in the first step of a generation and before each checkpoint; 0 compares never."""
 
 

@@ -108,7 +108,7 @@ def test_it_is_said_which_steps_may_have_been_computed_with_the_wrong_replica(
 ) -> None:
     world = make_training()
     differ(world, *OUTVOTED)
-    assert world.heard("may have been wrong for up to 10 steps, since the last comparison")
+    assert world.heard("may have been wrong for up to 20 steps, since the last comparison")
     world = make_training()
     differ(world, ("dense", 1, "b!"), *(("dense", rank, "a") for rank in (0, 2, 3)))
     assert world.heard("no committed step was computed with it")
