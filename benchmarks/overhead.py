@@ -101,7 +101,9 @@ class Launcher:
         self._sides.append(side)
         trainer = f"node-{rank + 1}/0"
         config = json.dumps(self._config)
-        side.send(Configure(config=config, trainer=trainer, start=1, workdir=str(self._workdir)))
+        side.send(
+            Configure(config=config, trainer=trainer, start=1, workdir=str(self._workdir), copy_token="-")
+        )
 
     def _hear(self, rank: int, report: Report) -> None:
         if isinstance(report, TrainerRefused):
@@ -271,7 +273,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute instead of several")
     parser.add_argument("--blocks", type=int, help="blocks of each loop")
     parser.add_argument("--block-steps", type=int, default=5)
-    parser.add_argument("--compare-every", type=int, help="steps between two comparisons of replicas; 0: never")
+    parser.add_argument(
+        "--compare-every", type=int, help="steps between two comparisons of replicas; 0: never"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures there")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # no rank is left behind

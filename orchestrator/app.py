@@ -31,7 +31,7 @@ from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import ClusterState, Job, JobState
 from orchestrator.jobfile import JobFileError, load_job_file
-from orchestrator.service import views, whereabouts
+from orchestrator.service import copy_token, views, whereabouts
 from orchestrator.service.admin_api import ENDED, AdminApi, Sources
 from orchestrator.service.causes import Causes
 from orchestrator.service.commands import Commands, Refusals, Witness
@@ -342,7 +342,7 @@ async def _serve(made: _Made) -> End:
     refusals = Refusals(inbox=inbox, clock=clock, causes=causes)
     server = Server(gate=made.protection.gate, tls=made.protection.tls, on_refused=refusals.note)
     address = _bind(server, settings)
-    worker = WorkerApi(inbox=inbox, clock=clock, causes=causes)
+    worker = WorkerApi(inbox=inbox, clock=clock, causes=causes, copy_token=_copy_token(made))
     cluster = ProcessCluster(_agents(settings, address))
     witness = Witness(made.repository)
     nodes = _Nodes(cluster=cluster, worker=worker)
@@ -390,6 +390,12 @@ async def _serve(made: _Made) -> End:
         log.info("ending: %s", end.reason)
         await running.end(nodes_too=end.kind in (EndKind.SHUTDOWN, EndKind.DONE), reason=end.reason)
     return end
+
+
+def _copy_token(made: _Made) -> str:
+    """Of the trainers that live already, or of those that are about to be started."""
+    workdir = made.settings.workdir
+    return copy_token.kept(workdir) if made.begin is Beginning.RESTART else copy_token.fresh(workdir)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

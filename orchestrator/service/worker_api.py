@@ -99,8 +99,15 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
     """The Worker service. Made on the event loop that serves it; `send` may be called from any thread."""
 
     def __init__(
-        self, *, inbox: Inbox, clock: Clock, causes: Causes, limits: StreamLimits | None = None
+        self,
+        *,
+        inbox: Inbox,
+        clock: Clock,
+        causes: Causes,
+        copy_token: str,
+        limits: StreamLimits | None = None,
     ) -> None:
+        self._copy_token = copy_token
         self._inbox = inbox
         self._clock = clock
         self._causes = causes
@@ -125,7 +132,10 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         if session is None or not (session.welcomed or isinstance(action, actions.Welcome)):
             return False
         session.welcomed = True
-        return self._post(session, wire.order(action))
+        message = wire.order(action)
+        if isinstance(action, actions.Welcome):
+            message.welcome.copy_token = self._copy_token
+        return self._post(session, message)
 
     def dismiss(self, node: NodeId, reason: str) -> None:
         """Ask an agent to end its trainers and itself, if it is connected. From any thread."""

@@ -38,8 +38,18 @@ def test_a_bit_that_flips_within_a_step_is_known_by_its_owner(
     (incident,) = summary["incidents"]
     assert (incident["kind"], incident["node"], incident["steps_lost"]) == ("corruption", "node-2", 0)
     assert "nobody writes to it then" in incident["reasons"][0]
+    assert_nobody_wrote_the_secret_down(tmp_path / "run")
     assert incident["phases"]["redundancy_restored_seconds"] is not None
     assert largest_difference(ledger, reference) < TOLERANCE
+
+
+def assert_nobody_wrote_the_secret_down(workdir: Path) -> None:
+    """State was copied with it; it is in no log, no database, no manifest."""
+    kept = workdir / "copy-token"
+    secret = kept.read_bytes()
+    files = [path for path in workdir.rglob("*") if path.is_file() and path != kept]
+    assert any(path.suffix == ".db" for path in files)
+    assert not [path for path in files if secret in path.read_bytes()]
 
 
 def test_a_bit_of_one_of_three_replicas_is_outvoted(tmp_path: Path, reference: list[dict[str, Any]]) -> None:

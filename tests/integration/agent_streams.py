@@ -27,6 +27,7 @@ from protos import admin_pb2_grpc, worker_pb2_grpc
 from protos import worker_pb2 as pb
 
 WAIT_SECONDS = 5.0
+COPY_TOKEN = "s3cret"
 _OWN = [("grpc.use_local_subchannel_pool", 1)]
 """Each played agent has a connection of its own, as real ones do."""
 
@@ -70,7 +71,7 @@ async def serving(
 ) -> AsyncIterator[Service]:
     """Serve until the block ends."""
     inbox, clock = Inbox() if inbox is None else inbox, SteadyClock()
-    api = WorkerApi(inbox=inbox, clock=clock, causes=Causes(), limits=limits)
+    api = WorkerApi(inbox=inbox, clock=clock, causes=Causes(), copy_token=COPY_TOKEN, limits=limits)
     server = Server(gate=gate, tls=tls, limits=server_limits, calls=calls)
     address = server.bind("127.0.0.1", 0)
     await server.start(worker=api, admin=admin_pb2_grpc.AdminServicer())

@@ -80,7 +80,9 @@ async def supervising(
 def begin(supervisor: Supervisor, tmp_path: Path, start: int = 1) -> int:
     """A process that has been told the job."""
     pid = supervisor.start(TRAINER, start, 0)
-    configure = Configure(config="{}", trainer=TRAINER, start=start, workdir=str(tmp_path))
+    configure = Configure(
+        config="{}", trainer=TRAINER, start=start, workdir=str(tmp_path), copy_token="s3cret"
+    )
     supervisor.send(TRAINER, start, configure)
     return pid
 

@@ -20,7 +20,7 @@ from orchestrator.service.access import Gate
 from orchestrator.service.server import ListenError, Server
 from orchestrator.service.worker_api import StreamLimits
 from protos import worker_pb2 as pb
-from tests.integration.agent_streams import WAIT_SECONDS, PlayedAgent, serving
+from tests.integration.agent_streams import COPY_TOKEN, WAIT_SECONDS, PlayedAgent, serving
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -61,7 +61,8 @@ def test_a_registration_becomes_an_event_and_orders_reach_the_agent() -> None:
                 assert (registered.node, registered.incarnation, registered.agent_pid) == (NODE, "i-1", 4242)
                 assert registered.labels == (("host", "here"),)
                 assert await asyncio.to_thread(service.api.send, _welcome())
-                assert (await agent.hear()).welcome.config == "{}"
+                welcome = (await agent.hear()).welcome
+                assert (welcome.config, welcome.copy_token) == ("{}", COPY_TOKEN)
                 await agent.say(pb.AgentMessage(heartbeat=pb.Heartbeat()))
                 beat = await service.next_event()
                 assert isinstance(beat, HeartbeatReceived)

@@ -62,7 +62,9 @@ class PlayedService(worker_pb2_grpc.WorkerServicer):
                 self.registrations.append(message.registration)
                 self._contexts.append(context)
                 if self.welcomes:
-                    welcome = pb.Welcome(config=self.config, reported_through=self.reported_through)
+                    welcome = pb.Welcome(
+                        config=self.config, reported_through=self.reported_through, copy_token="s3cret"
+                    )
                     await self.say(welcome=welcome)
             self.heard.append(message)
             async with self._changed:

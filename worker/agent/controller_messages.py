@@ -6,7 +6,7 @@ reports travels on unchanged, wrapped in `TrainerSaid` with the name and the sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.agent.messages import (
     AcquisitionFailed,
@@ -132,11 +132,12 @@ AgentMessage = Registration | Heartbeat | TrainerReady | TrainerExited | Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """Answer to a registration. `config` is the whole job spec as JSON."""
+    """Answer to a registration. `config` is the whole job spec as JSON; `copy_token` a secret, and never shown."""
 
     config: str
     reported_through: int
     generation: int
+    copy_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ in `device.py`; what orders and generations mean for it is in `machine.py`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from worker.agent.controller_messages import (
     RestartTrainer,
     TrainerExited,
@@ -21,14 +23,22 @@ from worker.agent.outgoing import Outgoing
 from worker.agent.policy import Policy
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOrder:
+    """What every fresh process is told first, whichever device it is for."""
+
+    config: str
+    workdir: str
+    copy_token: str = field(repr=False)
+
+
 class Crew:
     """All devices of the node, by trainer name, in order."""
 
-    def __init__(self, *, node: str, limits: Policy, config: str, workdir: str, outgoing: Outgoing) -> None:
+    def __init__(self, *, node: str, limits: Policy, job: JobOrder, outgoing: Outgoing) -> None:
         self.devices: dict[str, Device] = {}
         self._limits = limits
-        self._config = config
-        self._workdir = workdir
+        self._job = job
         self._outgoing = outgoing
         for number in range(limits.devices):
             name = f"{node}/{number}"
@@ -52,7 +62,14 @@ class Crew:
         self._outgoing.emit(
             StartTrainer(trainer=device.trainer, start=start, device=device.number, reason=reason)
         )
-        configure = Configure(config=self._config, trainer=device.trainer, start=start, workdir=self._workdir)
+        job = self._job
+        configure = Configure(
+            config=job.config,
+            trainer=device.trainer,
+            start=start,
+            workdir=job.workdir,
+            copy_token=job.copy_token,
+        )
         self._outgoing.tell(device, configure)
 
     def kill(self, device: Device, killed: Killed, reason: str) -> None:

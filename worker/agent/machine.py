@@ -34,7 +34,7 @@ from worker.agent.controller_messages import (
     TrainerSaid,
     Welcome,
 )
-from worker.agent.crew import Crew
+from worker.agent.crew import Crew, JobOrder
 from worker.agent.device import Device, Killed
 from worker.agent.events import (
     ClockTicked,
@@ -178,6 +178,9 @@ class Machine:
                 assert_never(message)
 
     def _welcomed(self, message: Welcome, at: float) -> None:
+        if not message.copy_token:
+            self._end("the controller's welcome cannot be used: copy_token is empty", EXIT_CONFIG)
+            return
         try:
             config = policy.read_config(message.config)
             limits = policy.read_policy(config, self._device_count)
@@ -191,16 +194,19 @@ class Machine:
         self.outgoing.link = Link.REGISTERED
         self._heartbeat_at = at + limits.heartbeat_seconds
         if self.crew is None:
-            self._join(config, message.config, limits, at)
+            self._join(config, message, limits, at)
         self._resend_steps(message.reported_through)
         self.outgoing.resend(at)
 
-    def _join(self, config: dict[str, Any], text: str, limits: Policy, at: float) -> None:
+    def _join(self, config: dict[str, Any], message: Welcome, limits: Policy, at: float) -> None:
         """The first welcome: the job is known, so the trainers can warm up."""
         self._config, self.policy = config, limits
         self.state = follow(self.state, Trigger.WELCOMED)
         self.crew = Crew(
-            node=self.node, limits=limits, config=text, workdir=self._workdir, outgoing=self.outgoing
+            node=self.node,
+            limits=limits,
+            job=JobOrder(config=message.config, workdir=self._workdir, copy_token=message.copy_token),
+            outgoing=self.outgoing,
         )
         for device in self.crew.devices.values():
             self.crew.start(device, at, "the job is known")

@@ -5,7 +5,7 @@ No torch, no grpc here: both programs import this module. Encoding is in `channe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,13 @@ class Donor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configure:
-    """The first order: the whole job spec (JSON mapping) and where things are."""
+    """The first order: the whole job spec (JSON mapping), where things are, and the secret of copies."""
 
     config: str
     trainer: str
     start: int
     workdir: str
+    copy_token: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

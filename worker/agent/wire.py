@@ -111,7 +111,10 @@ def incoming(message: pb.ControllerMessage) -> ControllerMessage:
 
 def _welcome(message: pb.Welcome) -> ControllerMessage:
     return said.Welcome(
-        config=message.config, reported_through=message.reported_through, generation=message.generation
+        config=message.config,
+        reported_through=message.reported_through,
+        generation=message.generation,
+        copy_token=message.copy_token,
     )
 
 

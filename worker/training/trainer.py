@@ -192,7 +192,7 @@ class Body:
         self._optimizer = AdamW(self.job.optimizer, total_steps=self.job.steps)
         self._store, self._store_address = serve_store(bind_host)
         self._donations = Donations(limits=DonationLimits(), pinned=self._device.type == "cuda")
-        token = f"{config['name']}-{self.job.seed}"
+        token = order.copy_token
         self._peers = PeerServer(
             host=bind_host,
             job=config["name"],

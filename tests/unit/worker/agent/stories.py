@@ -47,6 +47,7 @@ from worker.agent.machine import Machine
 
 NODE = "node-1"
 FIRST = "node-1/0"
+COPY_TOKEN = "s3cret"
 CONFIG: dict[str, Any] = {
     "name": "story",
     "cluster": {"devices_per_node": 1, "trainer_restarts": 3},
@@ -179,7 +180,9 @@ class Story:
         """Connect, register, be welcomed."""
         self.connects()
         config = json.dumps(self.config)
-        return self.hears(Welcome(config=config, reported_through=reported_through, generation=0))
+        return self.hears(
+            Welcome(config=config, reported_through=reported_through, generation=0, copy_token=COPY_TOKEN)
+        )
 
     def is_assigned(self, new: Generation, reported_through: int = 0) -> list[Instruction]:
         return self.hears(Assign(generation=new, reported_through=reported_through))

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.unit.worker.agent.stories import (
+    COPY_TOKEN,
     FIRST,
     NODE,
     Story,
@@ -28,6 +29,7 @@ from worker.agent.controller_messages import (
 from worker.agent.instructions import EndAgent, Note, SendToController, StartTrainer
 from worker.agent.lifecycle import State
 from worker.agent.machine import EXIT_CONFIG, EXIT_DONE, EXIT_ORPHANED
+from worker.agent.messages import Configure
 
 # ---- registering ----
 
@@ -85,9 +87,26 @@ def test_a_registration_says_what_the_agent_has_seen(story: Story) -> None:
 def test_a_config_that_cannot_be_used_ends_the_agent(story: Story, config: str) -> None:
     """Better an end with the name of the field than a guess."""
     story.connects()
-    story.hears(Welcome(config=config, reported_through=0, generation=0))
+    story.hears(Welcome(config=config, reported_through=0, generation=0, copy_token="s3cret"))
     (end,) = story.given(EndAgent)
     assert end.exit_code == EXIT_CONFIG
+
+
+def test_a_welcome_without_the_secret_of_the_job_ends_the_agent(story: Story) -> None:
+    """Its trainers could neither give nor take state; and no order shows the secret where it is printed."""
+    config = json.dumps(story.config)
+    story.connects()
+    story.hears(Welcome(config=config, reported_through=0, generation=0, copy_token=""))
+    (end,) = story.given(EndAgent)
+    assert "copy_token is empty" in end.reason
+
+
+def test_the_secret_of_the_job_is_handed_on_and_not_shown(story: Story) -> None:
+    story.is_welcomed()
+    (configure,) = (order for order in story.orders() if isinstance(order, Configure))
+    assert configure.copy_token == COPY_TOKEN
+    assert COPY_TOKEN not in repr(configure)
+    assert COPY_TOKEN not in repr(Welcome(config="", reported_through=0, generation=0, copy_token=COPY_TOKEN))
 
 
 def test_another_job_on_the_same_address_ends_the_agent(story: Story) -> None:

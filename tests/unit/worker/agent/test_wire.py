@@ -174,8 +174,10 @@ DONOR = pb.Donor(trainer="node-2/0", peer_address="h:3", parts=["dense", "expert
     "message, expected",
     [
         (
-            pb.ControllerMessage(welcome=pb.Welcome(config="{}", reported_through=3, generation=2)),
-            said.Welcome(config="{}", reported_through=3, generation=2),
+            pb.ControllerMessage(
+                welcome=pb.Welcome(config="{}", reported_through=3, generation=2, copy_token="s3cret")
+            ),
+            said.Welcome(config="{}", reported_through=3, generation=2, copy_token="s3cret"),
         ),
         (
             pb.ControllerMessage(fence=pb.Fence(generation=4, reason="cut off")),
