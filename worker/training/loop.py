@@ -33,6 +33,9 @@ from worker.training.saving import Saves
 from worker.training.step import NotFinite, Session, run_step
 from worker.training.tally import Pending, Tally
 
+_REPORTERS = 4
+"""So many ranks tell what all members know: more than one, since one may die with its report."""
+
 
 class Seating(Protocol):
     """Enters generations: `trainer.py` implements it."""
@@ -99,7 +102,10 @@ class Loop:
                     )
                 )
             except ReplicasDiffer as error:
-                self._report(ReplicasDiffered(generation=seen, step=error.version, findings=error.findings))
+                if assignment.rank < _REPORTERS:
+                    self._report(
+                        ReplicasDiffered(generation=seen, step=error.version, findings=error.findings)
+                    )
             except (CheckpointDamaged, CheckpointMismatch) as error:
                 self._report(_refusal(seen, error))
             finally:
@@ -149,7 +155,8 @@ class Loop:
         pending = self._orders.pending()
         record, tally = run_step(session, step, pending)
         seconds = time.monotonic() - began
-        self._report(StepRedone(generation=record.generation, step=step, rank=culprit, seconds=seconds))
+        if session.group.rank < _REPORTERS:
+            self._report(StepRedone(generation=record.generation, step=step, rank=culprit, seconds=seconds))
         return record, tally, pending
 
     def _boundary(
