@@ -27,6 +27,7 @@ def test_both_replicas_of_an_expert_die_and_a_damaged_checkpoint_is_passed_over(
 ) -> None:
     """Neighbours in the ring die at once. The newest checkpoint has a flipped byte: the one before is used."""
     job = {**TINY, "checkpoint": {"interval_seconds": 3600, "keep": 5}}
+    job["cluster"] = {**TINY["cluster"], "replica_layout": "ring"}
     with Run(tmp_path / "run", "--spares", "1", "--steps", "400", job=job) as run:
         run.reach(10)
         run.tell("checkpoint", "now")
