@@ -171,6 +171,7 @@ class Controller:
                 | actions.Fence()
                 | actions.Acquire()
                 | actions.RestartTrainer()
+                | actions.CheckPair()
                 | actions.TakeCheckpoint()
                 | actions.SealCheckpoint()
                 | actions.DeleteCheckpoint()

@@ -83,10 +83,25 @@ class Acquire(_ToNode):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartTrainer(_ToNode):
-    """End the process of a trainer (also a stopped one) and start a fresh one."""
+    """End the process of a trainer (also a stopped one) and start a fresh one. A newer process is left alone."""
 
     trainer: TrainerId
     reason: str
+    start: int = 0
+    """The process that is meant; 0 in orders that were stored before it was named."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPair(_ToNode):
+    """Have a trainer do some work against another one: an idle one at once, a member at its next step boundary."""
+
+    trainer: TrainerId
+    check: str
+    rank: int
+    """0 or 1 in the pair."""
+    store_address: str
+    """Where the two meet."""
+    limit_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +161,7 @@ Action = (
     | Fence
     | Acquire
     | RestartTrainer
+    | CheckPair
     | TakeCheckpoint
     | SealCheckpoint
     | DeleteCheckpoint

@@ -28,6 +28,7 @@ from orchestrator.core.state import (
 )
 
 REQUEST_DIGITS = 4
+ASKED_BY = "asked for by "
 EMPTY_SHARD = "{}"
 """Stands for the shard of a rank that has nothing to write; an empty string is one that has not written yet."""
 UNFINISHED = (CheckpointState.REQUESTED, CheckpointState.WRITING)
@@ -83,9 +84,10 @@ def advance(decision: Decision) -> None:
     memory = decision.state.memory
     if not may_begin(decision):
         return
-    if memory.checkpoint_wanted:
-        memory.checkpoint_wanted = False
-        request(decision, CheckpointPurpose.ASKED, "asked for")
+    if decision.job.checkpoint_for:
+        by = decision.job.checkpoint_for
+        decision.put(replace(decision.job, checkpoint_for=""))
+        request(decision, CheckpointPurpose.ASKED, f"{ASKED_BY}{by}")
     elif memory.checkpoint_due:
         memory.checkpoint_due = False
         last = newest(decision.state)
@@ -102,11 +104,11 @@ def wanted_by_human(decision: Decision, by: str) -> None:
     """A human's request: taken at once, or as soon as the members are together again."""
     other = unfinished(decision.state)
     if may_begin(decision):
-        request(decision, CheckpointPurpose.ASKED, f"asked for by {by}")
+        request(decision, CheckpointPurpose.ASKED, f"{ASKED_BY}{by}")
     elif other is not None:
         decision.say(f"{other.request} is being taken already: {by} gets that one")
     else:
-        decision.state.memory.checkpoint_wanted = True
+        decision.put(replace(decision.job, checkpoint_for=by))
         decision.say(f"a checkpoint for {by} is taken as soon as all members are together again")
 
 
@@ -210,7 +212,8 @@ def fail(decision: Decision, checkpoint: Checkpoint, reason: str, *, counts: boo
             else "; it is taken again"
         )
         if checkpoint.purpose is CheckpointPurpose.ASKED:
-            memory.checkpoint_wanted = not exhausted
+            by = "" if exhausted else checkpoint.reason.removeprefix(ASKED_BY)
+            decision.put(replace(decision.job, checkpoint_for=by))
             memory.checkpoint_failures = 0 if exhausted else memory.checkpoint_failures
     decision.say(f"{checkpoint.request} has failed: {reason}{again}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core import checkpoints, incidents, roster
+from orchestrator.core import checkpoints, health, incidents, quarantine, roster
 from orchestrator.core.decision import ENDED, Decision
 from orchestrator.core.events import (
     CheckpointRequested,
@@ -41,16 +41,19 @@ def uncordon(decision: Decision, event: UncordonRequested) -> None:
     if _unknown(decision, event.node):
         return
     node = decision.state.nodes[event.node]
+    kept_out = health.kept_out(decision.state, event.node)
+    quarantine.end(decision, event.node, f"{event.by} vouches for it")
+    departure = incidents.open_departure(decision.state, event.node)
+    if departure is not None and (node.cordoned or kept_out):
+        incidents.close(decision, departure.id, f"{event.by} gave {event.node} back before it was empty")
     if not node.cordoned:
-        decision.say(f"{event.node} is not cordoned")
+        if not kept_out:
+            decision.say(f"{event.node} is not cordoned")
         return
     set_cordon(decision, event.node, cordoned=False)
     decision.say(f"{event.by} gave {event.node} back: it may have a seat again")
     if node.state is NodeState.DRAINING:
         decision.move_node(event.node, NodeTrigger.RELEASE, f"{event.by} gave it back")
-    drain = incidents.open_drain(decision.state, event.node)
-    if drain is not None:
-        incidents.close(decision, drain.id, f"{event.by} gave {event.node} back before it was empty")
 
 
 def drain(decision: Decision, event: DrainRequested) -> None:

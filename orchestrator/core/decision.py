@@ -34,6 +34,7 @@ from orchestrator.core.state import (
     ClusterState,
     Entity,
     Generation,
+    Health,
     Incident,
     Job,
     JobState,
@@ -94,6 +95,9 @@ class Decision:
             case Node():
                 self.state.nodes[entity.id] = entity
                 return "node", entity.id
+            case Health():
+                self.state.health[entity.node] = entity
+                return "health", entity.node
             case Generation():
                 return "generation", str(entity.number)
             case Incident():

@@ -56,6 +56,8 @@ class TrainerStatus:
     """Inside a wait for peers; the one that does not wait is the one the others wait for."""
     silent_seconds: float
     """Since the trainer process itself last gave a sign of life."""
+    work_seconds: float = 0.0
+    """Of its last committed step, what it worked itself: waiting for others is not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +303,40 @@ class TrainerRefused(_TrainerEvent):
     reason: str
 
 
+class CheckOutcome(Enum):
+    """How far one side of a pair check got."""
+
+    DONE = "done"
+    FAILED = "failed"
+    """It could not meet the other one, or something raised."""
+    ABANDONED = "abandoned"
+    """A newer generation came first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairChecked(_TrainerEvent):
+    """One of two trainers that were checked against each other tells how it went."""
+
+    check: str
+    outcome: CheckOutcome
+    right: bool
+    """Its products are the known answer, and so were those that it received."""
+    digest: str
+    """Of a computation whose last bits depend on every unit that took part."""
+    compute_seconds: float
+    exchange_seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStartFailed(_Event):
+    """The cluster saw the process of a node end, which nobody had asked for."""
+
+    node: NodeId
+    reason: str
+    """How it ended, and its last words."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasesDue(_Event):
     """Timer: look for silent nodes, hung trainers and waits that ran out."""
@@ -417,6 +453,8 @@ Event = (
     | StepRedone
     | TrainingEnded
     | TrainerRefused
+    | PairChecked
+    | NodeStartFailed
     | LeasesDue
     | CheckpointDue
     | RedundancyScanDue

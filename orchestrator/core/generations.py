@@ -15,6 +15,7 @@ from orchestrator.core import incidents, roster
 from orchestrator.core.actions import Assign
 from orchestrator.core.deal import deal
 from orchestrator.core.decision import Decision
+from orchestrator.core.escalation import NOTHING_TRIED, Effort
 from orchestrator.core.events import GenerationJoined
 from orchestrator.core.ids import GenerationNumber, IncidentId, NodeId, Rank, Step, TrainerId, node_of
 from orchestrator.core.lifecycle import NodeTrigger
@@ -34,6 +35,7 @@ class Plan:
     incident: IncidentId | None = None
     restore_name: str = ""
     restore_step: Step = FIRST_STATE
+    effort: Effort = NOTHING_TRIED
 
 
 def begin(decision: Decision, plan: Plan) -> Generation:
@@ -51,6 +53,8 @@ def begin(decision: Decision, plan: Plan) -> Generation:
         reason=plan.reason,
         created_at=decision.at,
         began_at=None if waits else decision.at,
+        rung=plan.effort.rung,
+        tries=plan.effort.tries,
     )
     if waits:
         decision.state.planned = generation
@@ -139,10 +143,11 @@ def _take_over(decision: Decision, generation: Generation) -> None:
     memory.blame = None
     memory.redone = False
     memory.ended.clear()
-    memory.node_starts.clear()
-    memory.busy_share.clear()
-    memory.stragglers = ()
+    memory.work_seconds.clear()
+    memory.scores.clear()
+    _keep_straggling(decision, generation)
     memory.waiting_since = None if generation.members else decision.at
+    memory.wait_seconds = None
     memory.progress_at = decision.at
     memory.step_began_at = 0.0
     if generation.kind is not GenerationKind.PLANNED:
@@ -150,6 +155,15 @@ def _take_over(decision: Decision, generation: Generation) -> None:
         memory.acquire_failures.clear()
     decision.put(generation)
     _reseat(decision, generation)
+
+
+def _keep_straggling(decision: Decision, generation: Generation) -> None:
+    """Who was slow and still has its seat counts as slow until new times say otherwise."""
+    memory = decision.state.memory
+    memory.stragglers = tuple(
+        each for each in memory.stragglers if roster.member(generation, each) is not None
+    )
+    memory.straggling_since = {each: memory.straggling_since[each] for each in memory.stragglers}
 
 
 def _reseat(decision: Decision, generation: Generation) -> None:

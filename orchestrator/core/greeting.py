@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 
-from orchestrator.core import checkpoints, endings, generations, repair, roster
-from orchestrator.core.actions import Fence, RestartTrainer, StopNode, Welcome
+from orchestrator.core import checkpoints, endings, generations, repair, restarts, roster
+from orchestrator.core.actions import Fence, StopNode, Welcome
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import NodeRegistered, TrainerStatus
 from orchestrator.core.ids import GenerationNumber, NodeId
@@ -89,21 +89,11 @@ def _end_stragglers_of_the_past(decision: Decision, event: NodeRegistered) -> No
     """Trainers that believe to have a seat and have none, on a node that was never given up."""
     for status in event.trainers:
         if _believes_to_be_seated(decision, status):
-            fenced = decision.state.memory.fenced_starts
-            fenced[status.trainer] = max(status.start, fenced.get(status.trainer, 0))
-            reason = (
-                f"{status.trainer} still works in generation {status.generation} and has no seat any more"
-            )
-            decision.say(reason)
-            decision.act(
-                RestartTrainer(
-                    id=decision.action_id(),
-                    generation=decision.number,
-                    node=event.node,
-                    trainer=status.trainer,
-                    reason=reason,
-                )
-            )
+            reason = f"still works in generation {status.generation} and has no seat any more"
+            decision.say(f"{status.trainer} {reason}")
+            restarts.order(decision, status.trainer, status.start, reason)
+        else:
+            restarts.repeat(decision, status)
 
 
 def _believes_to_be_seated(decision: Decision, status: TrainerStatus) -> bool:

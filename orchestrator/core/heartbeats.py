@@ -57,9 +57,10 @@ def _member(decision: Decision, status: TrainerStatus, previous: TrainerStatus |
             decision.stirred = True
     if status.phase is TrainerPhase.FINISHED and status.trainer not in state.memory.ended:
         decision.stirred = True
-    past = decision.policy.busy_share_memory
-    share = state.memory.busy_share.get(status.trainer, 0.0)
-    state.memory.busy_share[status.trainer] = past * share + (1.0 - past) * (not status.waiting)
+    if previous is not None and status.step > previous.step and status.work_seconds > 0.0:
+        samples = state.memory.work_seconds.get(status.trainer, ())
+        recent = decision.policy.recent_steps
+        state.memory.work_seconds[status.trainer] = (*samples, status.work_seconds)[-recent:]
 
 
 def _place(status: TrainerStatus) -> tuple[int, int, TrainerPhase]:

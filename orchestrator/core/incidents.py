@@ -15,6 +15,8 @@ from orchestrator.core.ids import GenerationNumber, IncidentId, NodeId
 from orchestrator.core.state import ClusterState, Generation, Incident, IncidentKind
 
 INCIDENT_DIGITS = 4
+PLANNED = (IncidentKind.DRAIN, IncidentKind.STRAGGLER)
+"""Training goes on meanwhile: others take the seats at a boundary, and then the node has left."""
 
 
 def open_incident(
@@ -69,7 +71,7 @@ def committed(decision: Decision, number: GenerationNumber) -> None:
 def rolled_back(decision: Decision, steps_lost: int) -> None:
     """A restore gives up committed steps: every failure that it answers has its part in that."""
     for record in tuple(open_incidents(decision.state)):
-        if record.regrouped_at is None and record.kind is not IncidentKind.DRAIN:
+        if record.regrouped_at is None and record.kind not in PLANNED:
             decision.put(replace(record, steps_lost=max(record.steps_lost, steps_lost)))
 
 
@@ -103,6 +105,12 @@ def in_order(state: ClusterState) -> list[Incident]:
 def first_open(state: ClusterState) -> Incident | None:
     """The oldest incident that is not closed."""
     return next(open_incidents(state), None)
+
+
+def open_departure(state: ClusterState, node: NodeId) -> Incident | None:
+    """The drain or the replacement of a node, while it is under way."""
+    planned = (each for each in open_incidents(state) if each.kind in PLANNED)
+    return next((each for each in planned if each.node == node), None)
 
 
 def open_drain(state: ClusterState, node: NodeId) -> Incident | None:

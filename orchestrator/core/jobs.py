@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core import checkpoints, restore, roster
-from orchestrator.core.actions import EndJob, StartNode, StopNode
+from orchestrator.core import checkpoints, health, restore, revival, roster
+from orchestrator.core.actions import EndJob, StopNode
 from orchestrator.core.decision import Decision, natural
 from orchestrator.core.events import JobSubmitted
 from orchestrator.core.ids import JobId, NodeId, TrainerId, node_of
 from orchestrator.core.lifecycle import JobTrigger, NodeTrigger
 from orchestrator.core.spec_rules import node_ids
-from orchestrator.core.state import Job, JobState, Member, Memory, Node, NodeState, NodeView
+from orchestrator.core.state import Job, JobState, Member, Memory, NodeState
 from orchestrator.core.words import count, listed
 
 
@@ -39,13 +39,19 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
     else:
         decision.put(
             replace(
-                state.job, spec=event.spec, submitted_at=event.at, ended_at=None, starts=state.job.starts + 1
+                state.job,
+                spec=event.spec,
+                submitted_at=event.at,
+                ended_at=None,
+                starts=state.job.starts + 1,
+                checkpoint_for="",
             )
         )
         decision.move_job(JobTrigger.RESUME, "was submitted again and waits for its nodes")
     _forget_run(decision)
     for node in node_ids(event.spec.cluster):
-        start_node(decision, node, "is part of the job")
+        revival.start_node(decision, node, "is part of the job")
+        health.clear(decision, node)
         decision.put(replace(state.nodes[node], incarnation=""))
     for node in sorted(set(state.nodes) - set(node_ids(event.spec.cluster)), key=natural):
         if state.nodes[node].state is not NodeState.DEAD:
@@ -53,41 +59,6 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
     last = checkpoints.newest(state)
     source = f"goes on from {last.name}" if last else "starts from the seed state"
     decision.say(f"job {decision.job.id} {source} on {count(event.spec.cluster.nodes, 'node')}")
-
-
-def start_node(decision: Decision, node: NodeId, reason: str) -> None:
-    """Have the cluster bring a node up; it counts once its agent has registered."""
-    known = decision.state.nodes.get(node)
-    if known is not None:
-        decision.move_node(node, NodeTrigger.REQUEST, reason)
-    else:
-        decision.put(
-            Node(
-                id=node,
-                state=NodeState.REQUESTED,
-                cordoned=False,
-                incarnation="",
-                labels=(),
-                agent_pid=0,
-                reason=reason,
-                changed_at=decision.at,
-            )
-        )
-    decision.state.views[node] = NodeView(connected=False, last_seen=decision.at)
-    decision.act(StartNode(id=decision.action_id(), generation=decision.number, node=node))
-
-
-def revive_nodes(decision: Decision, reason: str) -> None:
-    """The job waits for nodes: have the lost ones of the job started again, a bounded number of times."""
-    state, starts = decision.state, decision.state.memory.node_starts
-    for node in node_ids(decision.job.spec.cluster):
-        entity = state.nodes[node]
-        if entity.state is not NodeState.DEAD or entity.cordoned:
-            continue
-        if starts.get(node, 0) < decision.policy.node_starts:
-            starts[node] = starts.get(node, 0) + 1
-            decision.say(f"{node} {reason}")
-            start_node(decision, node, reason)
 
 
 def try_start(decision: Decision) -> None:
@@ -101,7 +72,7 @@ def try_start(decision: Decision) -> None:
         state.memory.quorum_at = None
         _give_up_late(decision)
         if decision.works():
-            revive_nodes(decision, "was lost before the job began and is started again")
+            revival.revive(decision, "was lost before the job began and is started again")
         return
     if state.memory.quorum_at is None:
         state.memory.quorum_at = decision.at

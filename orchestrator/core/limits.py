@@ -195,7 +195,8 @@ def _break_up(
         return
     names = listed(member.trainer for member in generation.members)
     first = generation.members[0].trainer
-    _answer_nobody_lost(decision, first, f"{names} {what}, and nobody stands out", since)
+    cause = f"{names} {what}, and nobody stands out"
+    _answer_nobody_lost(decision, first, cause, since, timed_out=True)
 
 
 def _hung(decision: Decision, member: Member, how: str, since: float) -> Loss:
@@ -209,9 +210,16 @@ def _hung(decision: Decision, member: Member, how: str, since: float) -> Loss:
     )
 
 
-def _answer_nobody_lost(decision: Decision, by: TrainerId, cause: str, since: float) -> None:
+def _answer_nobody_lost(
+    decision: Decision, by: TrainerId, cause: str, since: float, *, timed_out: bool = False
+) -> None:
     loss = Loss(
-        kind=IncidentKind.COMMUNICATION, node=node_of(by), trainers=(), cause=cause, first_sign_at=since
+        kind=IncidentKind.COMMUNICATION,
+        node=node_of(by),
+        trainers=(),
+        cause=cause,
+        first_sign_at=since,
+        timed_out=timed_out,
     )
     recovery.answer(decision, [loss])
 

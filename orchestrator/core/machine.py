@@ -20,9 +20,11 @@ from orchestrator.core import (
     jobs,
     limits,
     membership,
+    pairs,
     progress,
     refusals,
     repair,
+    revival,
     stragglers,
     takeover,
     upkeep,
@@ -121,6 +123,10 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             corruption.step_redone(decision, event)
         case events.TrainingEnded():
             endings.training_ended(decision, event)
+        case events.PairChecked():
+            pairs.reported(decision, event)
+        case events.NodeStartFailed():
+            revival.start_failed(decision, event)
         case events.LeasesDue():
             limits.sweep(decision)
         case events.CheckpointDue():

@@ -13,8 +13,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.core import generations, greeting, heartbeats, incidents, jobs, recovery, repair, roster
-from orchestrator.core.actions import RestartTrainer
+from orchestrator.core import (
+    generations,
+    greeting,
+    heartbeats,
+    incidents,
+    jobs,
+    quarantine,
+    recovery,
+    repair,
+    restarts,
+    roster,
+)
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import (
     CommunicationFailed,
@@ -242,6 +252,7 @@ def give_up_nodes(decision: Decision, departures: Sequence[Departure]) -> tuple[
             )
         else:
             decision.say(f"{departure.cause}; it had no seat")
+        quarantine.failed(decision, departure.node)
     return losses, gone
 
 
@@ -257,18 +268,9 @@ def settle(decision: Decision, losses: Sequence[Loss], gone: set[TrainerId]) -> 
 
 
 def restart(decision: Decision, trainer: TrainerId, start: int, reason: str) -> None:
-    """Have a process of a trainer ended, and let nothing that it still says make it ready."""
-    fenced = decision.state.memory.fenced_starts
-    fenced[trainer] = max(start, fenced.get(trainer, 0))
-    decision.act(
-        RestartTrainer(
-            id=decision.action_id(),
-            generation=decision.number,
-            node=node_of(trainer),
-            trainer=trainer,
-            reason=f"{trainer} {reason}",
-        )
-    )
+    """Have a process of a trainer ended, and let nothing that it still says make it ready. It has failed."""
+    quarantine.trainer_failed(decision, trainer, start)
+    restarts.order(decision, trainer, start, reason)
 
 
 def _other(reporters: Sequence[TrainerId], node: NodeId) -> TrainerId:
@@ -296,7 +298,8 @@ def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:
     state.views[event.node] = NodeView(connected=True, last_seen=decision.at, trainers=statuses)
     state.memory.newest_seen = max(state.memory.newest_seen, event.generation)
     if anew:
-        for book in (state.memory.fenced_starts, state.memory.refused, state.memory.acquire_failures):
+        memory = state.memory
+        for book in (memory.fenced_starts, memory.failed_starts, memory.refused, memory.acquire_failures):
             for trainer in [each for each in book if node_of(each) == event.node]:
                 del book[trainer]
     if node.state in (NodeState.REQUESTED, NodeState.DEAD):
@@ -323,6 +326,7 @@ def _lose_trainer(
         settle(decision, [loss], {trainer})
         return
     decision.say(f"{cause}; it had no seat")
+    quarantine.trainer_failed(decision, trainer, start)
     seated = roster.is_member(decision.state.planned, trainer, start)
     copying = any(
         (each.trainer, each.start) == (trainer, start) for each in decision.state.acquisitions.values()

@@ -36,10 +36,18 @@ class Policy:
     """Members that have not joined are told their generation again, this often."""
     start_patience_seconds: float = 10.0
     """With enough trainers ready: how long to wait for the first ones by name, so that runs look alike."""
-    node_starts: int = 3
-    """How often a lost node is started again in one wait for nodes."""
+    revive_pause_seconds: float = 5.0
+    """Before a lost node is started again for an empty seat; doubles with each start in the window."""
     newcomer_seconds: float = 15.0
     """How long survivors leave a seat to a trainer that is starting, before they copy its replicas themselves."""
+    check_seconds: float = 10.0
+    """For the two of a pair check to meet and do their work."""
+    check_margin_seconds: float = 5.0
+    """For their reports to arrive after that, and for a member to come to its next boundary."""
+    check_pause_seconds: float = 5.0
+    """Before a pair check that proved nothing is made again."""
+    check_attempts: int = 3
+    """Pair checks in a row that may prove nothing."""
     usual_steps_of_a_stall: float = 10.0
     """A stall also lasts at least this many usual steps."""
     recent_steps: int = 32
@@ -68,12 +76,8 @@ class Policy:
     """Generations in a row without a committed step, beyond one per node, after which the job fails."""
     load_imbalance: float = 1.25
     """A fresh placement looks at loads where a ring would give a rank this much of a fair share."""
-    straggler_ratio: float = 1.3
-    """A straggler is busy for at least this much longer than the median member."""
     straggler_deviations: float = 3.5
-    """And by this many robust standard deviations."""
-    busy_share_memory: float = 0.95
-    """Weight of the past in the moving average of a member's busy time, per heartbeat."""
+    """A straggler works longer than the median member by this many robust standard deviations."""
 
     @classmethod
     def of(cls, spec: JobSpec) -> Policy:

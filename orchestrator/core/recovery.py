@@ -1,32 +1,44 @@
-"""From failures to generations: the action ladder, as ordered rules of which the first that fits is taken.
+"""From failures to generations: assess the situation, take the first rung of the ladder that fits, carry it out.
 
-A `Loss` says what is gone and how we know. All losses of one event are answered by one generation. The rules read a
-`Situation` and return an `Answer` with its reason and what else was possible; `answer` carries it out. Nothing moves
-in an answer to a loss: dead replicas leave the placement, backups lead, work is dealt anew. New replicas and seats
-come later, in the background (`repair.py`), and so does the end of the incident.
+A `Loss` says what is gone and how we know. All losses of one event are answered by one generation, whose reason is
+stored with their incidents. New replicas and seats come later, in the background (`repair.py`), and so does the end of
+the incident. Next: `ladder.py`, the rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from orchestrator.core import checkpoints, generations, incidents, jobs, placement, restore, roster
+from orchestrator.core import (
+    breaker,
+    checkpoints,
+    generations,
+    health,
+    incidents,
+    jobs,
+    placement,
+    quarantine,
+    restarts,
+    restore,
+    revival,
+    roster,
+)
 from orchestrator.core.decision import Decision
+from orchestrator.core.escalation import Effort
 from orchestrator.core.generations import Plan
-from orchestrator.core.ids import NodeId, Rank, Step, TrainerId
+from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
+from orchestrator.core.ladder import LADDER, Answer, Situation
 from orchestrator.core.lifecycle import JobTrigger
-from orchestrator.core.placement import Placement
 from orchestrator.core.state import (
-    FIRST_STATE,
-    Checkpoint,
+    ClusterState,
     Generation,
     GenerationKind,
     IncidentKind,
-    Member,
     NodeState,
+    Rung,
 )
-from orchestrator.core.words import count, experts, listed, trainers
+from orchestrator.core.words import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,158 +50,8 @@ class Loss:
     trainers: tuple[TrainerId, ...]
     cause: str
     first_sign_at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
-    """What the rules look at."""
-
-    generation: Generation
-    survivors: tuple[Member, ...]
-    lost: tuple[Member, ...]
-    placement: Placement
-    """Of the survivors, with their new ranks."""
-    free: tuple[Member, ...]
-    starting: tuple[TrainerId, ...]
-    """Trainers that will be free soon."""
-    committed: Step
-    checkpoint: Checkpoint | None
-    must_restore: str
-    """Why the state that the members hold is of no use; empty if it is."""
-    idle_generations: int
-    idle_limit: int
-    seats: int
-    microbatches: int
-
-    @property
-    def lost_experts(self) -> tuple[int, ...]:
-        """Experts whose last replica is gone."""
-        return placement.lost_experts(self.placement)
-
-    @property
-    def restore_step(self) -> Step:
-        return self.checkpoint.step if self.checkpoint else FIRST_STATE
-
-    @property
-    def restore_text(self) -> str:
-        """What a restore would go back to."""
-        return self.checkpoint.name if self.checkpoint else "the seed state (no checkpoint is sealed)"
-
-    @property
-    def steps_lost(self) -> int:
-        """By a restore."""
-        return max(0, self.committed - self.restore_step)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What to do; `kind` None ends the job."""
-
-    action: str
-    kind: GenerationKind | None
-    members: tuple[Member, ...] = ()
-    placement: Placement = ()
-    reason: str
-    alternative: str
-
-
-Rule = Callable[[Situation], Answer | None]
-
-
-def give_up(situation: Situation) -> Answer | None:
-    """Break the circuit: generation after generation without a committed step."""
-    if situation.idle_generations < situation.idle_limit:
-        return None
-    return Answer(
-        action="stop with a reason",
-        kind=None,
-        reason=f"{situation.idle_generations} generations in a row committed no step (the limit for this job is "
-        f"{situation.idle_limit})",
-        alternative="another generation would be tried without a sign that it could do better",
-    )
-
-
-def wait_for_nodes(situation: Situation) -> Answer | None:
-    """Nobody is left to train."""
-    if situation.survivors or situation.free:
-        return None
-    return Answer(
-        action="wait for nodes",
-        kind=GenerationKind.IMMEDIATE,
-        placement=tuple(() for _ in situation.placement),
-        reason="no trainer is left: lost nodes are started again, and training goes on from "
-        f"{situation.restore_text} as soon as trainers are ready",
-        alternative="nothing: every seat is empty and no spare is ready",
-    )
-
-
-def go_back(situation: Situation) -> Answer | None:
-    """The last replica of something is gone, or what the members hold is of no use."""
-    lost = situation.lost_experts
-    if situation.must_restore:
-        why = situation.must_restore
-        alternative = "going on would train on a state that is not sound"
-    elif not situation.survivors:
-        why = "every member is gone, and the weights with them"
-        alternative = "nothing: no living trainer holds any part of the state"
-    elif lost:
-        why = f"{experts(lost)} lost the last replica"
-        alternative = f"a failover is not possible without a living replica of {experts(lost)}"
-    else:
-        return None
-    members = (*situation.survivors, *situation.free)[: situation.seats]
-    return Answer(
-        action="restore from checkpoint" if situation.checkpoint else "start again from the seed state",
-        kind=GenerationKind.RESTORE,
-        members=members,
-        reason=f"{why}: back to {situation.restore_text} with {count(len(members), 'trainer')}, "
-        f"{count(situation.steps_lost, 'committed step')} lost",
-        alternative=alternative,
-    )
-
-
-def rebuild(situation: Situation) -> Answer | None:
-    """Everybody is there, only the connections are broken."""
-    if situation.lost:
-        return None
-    return Answer(
-        action="rebuild groups",
-        kind=GenerationKind.IMMEDIATE,
-        members=situation.survivors,
-        placement=situation.placement,
-        reason=f"all members are there ({len(situation.survivors)}): they build their groups anew, nothing moves "
-        "and no step is rolled back",
-        alternative="to give a member up would cost its replicas, and none looks dead",
-    )
-
-
-def fail_over(situation: Situation) -> Answer | None:
-    """Backups play on: the survivors hold everything."""
-    old = situation.generation.placement
-    ranks = {member.rank for member in situation.lost}
-    held = [expert for expert, holders in enumerate(old) if ranks.intersection(holders)]
-    thin = [expert for expert, holders in enumerate(situation.placement) if len(holders) == 1]
-    if situation.free:
-        spare = f"spare {situation.free[0].trainer} is ready and takes a seat once it has copied its state"
-    elif situation.starting:
-        spare = f"{listed(situation.starting)} will be seated once ready"
-    else:
-        spare = "no spare is ready: the survivors share the work, and copy replicas from each other where they can"
-    return Answer(
-        action="fail over to backups",
-        kind=GenerationKind.IMMEDIATE,
-        members=situation.survivors,
-        placement=situation.placement,
-        reason=f"every expert has a living replica ({len(held)} had one on {trainers(situation.lost)}; "
-        f"{len(thin)} are down to one): {count(situation.microbatches, 'microbatch')} are dealt to "
-        f"{count(len(situation.survivors), 'survivor')}, no step is rolled back; {spare}",
-        alternative=f"a restore from {situation.restore_text} would lose "
-        f"{count(situation.steps_lost, 'committed step')}",
-    )
-
-
-LADDER: tuple[Rule, ...] = (give_up, wait_for_nodes, go_back, rebuild, fail_over)
-"""First match wins; the last one always fits."""
+    timed_out: bool = False
+    """The generation in force ran into a limit: the answer that made it was in vain."""
 
 
 def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = "") -> None:
@@ -202,8 +64,14 @@ def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = ""
         ).id
         for loss in losses
     ]
+    for loss in losses:
+        if loss.kind is not IncidentKind.NODE_LOST:
+            for member in generation.members:
+                if member.trainer in loss.trainers:
+                    quarantine.trainer_failed(decision, member.trainer, member.start)
     gone = {trainer for loss in losses for trainer in loss.trainers}
     situation = assess(decision, generation, gone, must_restore or _half_restored(decision, generation))
+    situation = replace(situation, timed_out=any(loss.timed_out for loss in losses))
     chosen = next(found for rule in LADDER if (found := rule(situation)) is not None)
     for incident in opened:
         incidents.explain(decision, incident, f"{chosen.action}: {chosen.reason}")
@@ -214,7 +82,9 @@ def answer(decision: Decision, losses: Sequence[Loss], *, must_restore: str = ""
     for incident in opened:
         incidents.decided(decision, incident, action=chosen.action, number=decision.next_number())
     cause = "; ".join(loss.cause for loss in losses)
-    _carry_out(decision, chosen, cause)
+    blamed = situation.lost or chosen.rung is Rung.ORDINARY
+    effort = situation.effort if blamed else situation.effort.after(chosen.rung)
+    _carry_out(decision, chosen, cause, effort)
 
 
 def _half_restored(decision: Decision, generation: Generation) -> str:
@@ -241,7 +111,7 @@ def overtake_planned(decision: Decision, why: str) -> None:
         reason=why,
         alternative="",
     )
-    _carry_out(decision, chosen, why)
+    _carry_out(decision, chosen, why, Effort(rung=generation.rung, tries=generation.tries))
 
 
 def hasten_planned(decision: Decision, why: str) -> None:
@@ -257,7 +127,7 @@ def hasten_planned(decision: Decision, why: str) -> None:
         reason=why,
         alternative="",
     )
-    _carry_out(decision, chosen, why)
+    _carry_out(decision, chosen, why, Effort(rung=planned.rung, tries=planned.tries))
 
 
 def end_waiting(decision: Decision) -> None:
@@ -266,15 +136,27 @@ def end_waiting(decision: Decision) -> None:
     since = state.memory.waiting_since
     assert since is not None
     waited = decision.at - since
-    free, seats = roster.free(state, policy), roster.seats(decision.job.spec.cluster)
-    late = waited >= policy.start_seconds
-    if free and (late or len(free) >= seats or (not roster.starting(state) and not _requested(decision))):
+    patience = state.memory.wait_seconds
+    overdue, late = waited >= policy.start_seconds, waited >= (patience or policy.start_seconds)
+    seats = roster.seats(decision.job.spec.cluster)
+    nobody_else = patience is None and not roster.starting(state) and not _requested(decision)
+    free = roster.free(state, policy)
+    if not free and (overdue or nobody_else):
+        free = roster.free(state, policy, doubtful=True)
+    if free and (late or len(free) >= seats or nobody_else):
         first = incidents.first_open(state)
         reason = f"ready after a wait of {waited:.1f} s: {len(free[:seats])} of {count(seats, 'trainer')}"
         decision.say(reason, first.id if first else None)
-        restore.from_storage(decision, free[:seats], reason, incident=first.id if first else None)
-    elif not late:
-        jobs.revive_nodes(decision, "is started again, since nobody is left to train")
+        for node in dict.fromkeys(node_of(each.trainer) for each in free[:seats]):
+            quarantine.end(decision, node, "nobody else is left, and a doubtful node is better than none")
+        generation = state.generation
+        assert generation is not None
+        effort = Effort(rung=generation.rung, tries=generation.tries)
+        restore.from_storage(
+            decision, free[:seats], reason, incident=first.id if first else None, effort=effort
+        )
+    elif not overdue:
+        revival.revive(decision, "is started again, since nobody is left to train")
     else:
         jobs.fail(
             decision, f"no trainer came back within {policy.start_seconds:g} s after the last one was lost"
@@ -286,6 +168,7 @@ def assess(
 ) -> Situation:
     """The facts that the ladder looks at."""
     state, spec = decision.state, decision.job.spec
+    circuit = breaker.broken(state, decision.at)
     survivors = tuple(each for each in generation.members if each.trainer not in gone)
     new_rank = {each.rank: Rank(rank) for rank, each in enumerate(survivors)}
     return Situation(
@@ -302,10 +185,27 @@ def assess(
         idle_limit=decision.policy.idle_generations_of(spec.cluster.nodes),
         seats=roster.seats(spec.cluster),
         microbatches=spec.batch.microbatches,
+        effort=_effort(decision, generation),
+        suspicion=_suspicion(state, generation),
+        circuit=circuit,
+        circuit_seconds=circuit.until - decision.at if circuit else 0.0,
     )
 
 
-def _carry_out(decision: Decision, chosen: Answer, cause: str) -> None:
+def _effort(decision: Decision, generation: Generation) -> Effort:
+    """What was tried since the last committed step: stored with the generation that tried it."""
+    if not decision.state.memory.generations_without_commit:
+        return Effort()
+    return Effort(rung=generation.rung, tries=generation.tries)
+
+
+def _suspicion(state: ClusterState, generation: Generation) -> tuple[Rank, ...]:
+    """All ranks: those whose node has failed most often of late first, then the ones that joined last."""
+    failures = {each.rank: len(health.of(state, node_of(each.trainer)).losses) for each in generation.members}
+    return tuple(sorted(failures, key=lambda rank: (-failures[rank], -rank)))
+
+
+def _carry_out(decision: Decision, chosen: Answer, cause: str, effort: Effort) -> None:
     """Send the generation of an answer, and what goes with it."""
     assert chosen.kind is not None
     reason = f"{chosen.action}: {cause}"
@@ -313,7 +213,7 @@ def _carry_out(decision: Decision, chosen: Answer, cause: str) -> None:
     first = incidents.first_open(decision.state)
     incident = first.id if first else None
     if chosen.kind is GenerationKind.RESTORE:
-        restore.from_storage(decision, chosen.members, reason, incident=incident)
+        restore.from_storage(decision, chosen.members, reason, incident=incident, effort=effort)
     else:
         plan = Plan(
             kind=chosen.kind,
@@ -321,8 +221,13 @@ def _carry_out(decision: Decision, chosen: Answer, cause: str) -> None:
             placement=chosen.placement,
             reason=reason,
             incident=incident,
+            effort=effort,
         )
         generations.begin(decision, plan)
+        decision.state.memory.wait_seconds = chosen.wait_seconds
+    for member in chosen.afresh:
+        # After the generation, which ends most of them already: who has no seat in it makes way for a fresh process.
+        restarts.order(decision, member.trainer, member.start, "has no seat any more and is started afresh")
     checkpoints.interrupt(decision, "its generation ended before all shards were written")
 
 

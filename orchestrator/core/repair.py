@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.core import checkpoints, generations, incidents, placement, roster
+from orchestrator.core import breaker, checkpoints, generations, incidents, placement, roster, stragglers
 from orchestrator.core.actions import Acquire, Donor
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import AcquisitionFailed, PartsAcquired
@@ -25,7 +25,6 @@ from orchestrator.core.state import (
     ClusterState,
     Generation,
     GenerationKind,
-    IncidentKind,
     Job,
     JobState,
     Member,
@@ -67,6 +66,10 @@ def advance(decision: Decision) -> None:
     if state.memory.repair is not None:
         if all(each.caught_up for each in state.acquisitions.values()):
             _seat(decision)
+        return
+    circuit = breaker.broken(state, decision.at)
+    if circuit is not None:
+        _wait(decision, Waiting(reason=f"the circuit is broken: {circuit}"))
         return
     target = plan_repair(state, decision.policy, decision.at)
     if isinstance(target, Target):
@@ -129,10 +132,12 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     """What should be different; None when everything is as well as it can be."""
     generation, job = state.generation, state.job
     assert generation is not None and job is not None
-    leaving = _leaving(state, generation)
+    spares = roster.free(state, policy)
+    empty = roster.seats(job.spec.cluster) - len(generation.members)
+    leaving = _leaving(state, generation) | stragglers.swapped(state, len(spares), empty)
     kept = tuple(each for each in generation.members if node_of(each.trainer) not in leaving)
     vacant = roster.seats(job.spec.cluster) - len(kept)
-    able = [each for each in roster.free(state, policy) if not _given_up(state, policy, at, each.trainer)]
+    able = [each for each in spares if not _given_up(state, policy, at, each.trainer)]
     newcomers = tuple(able[: max(0, vacant)])
     members = (*kept, *newcomers)
     if not members:
@@ -266,7 +271,7 @@ def _seat(decision: Decision) -> None:
     first = incidents.first_open(state)
     number = decision.next_number()
     for record in tuple(incidents.open_incidents(state)):
-        if record.kind is IncidentKind.DRAIN and record.decided_at is None:
+        if record.kind in incidents.PLANNED and record.decided_at is None:
             incidents.decided(decision, record.id, action="seat others, then leave", number=number)
     decision.say(f"generation {number} takes over at the next boundary", first.id if first else None)
     plan = Plan(
@@ -287,7 +292,7 @@ def _settle(decision: Decision) -> None:
     opened = [
         each
         for each in incidents.open_incidents(state)
-        if each.kind is not IncidentKind.DRAIN or _left(state, each.node)
+        if each.kind not in incidents.PLANNED or _left(state, each.node)
     ]
     if not opened:
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from orchestrator.core import checkpoints, generations, incidents, placement
 from orchestrator.core.actions import RollBackLedger
 from orchestrator.core.decision import Decision
+from orchestrator.core.escalation import Effort
 from orchestrator.core.generations import Plan
 from orchestrator.core.ids import IncidentId, node_of
 from orchestrator.core.placement import Placement
@@ -25,6 +26,7 @@ def from_storage(
     *,
     first: bool = False,
     incident: IncidentId | None = None,
+    effort: Effort | None = None,
 ) -> Generation:
     """Begin a generation from the newest checkpoint, or from the seed state; `first` where nobody holds anything."""
     state = decision.state
@@ -50,6 +52,7 @@ def from_storage(
         incident=incident,
         restore_name=checkpoint.name if checkpoint else "",
         restore_step=step,
+        effort=effort or Effort(),
     )
     generation = generations.begin(decision, plan)
     state.memory.restored_by = generation

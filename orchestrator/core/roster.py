@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from orchestrator.core import health
 from orchestrator.core.decision import in_order, natural
 from orchestrator.core.events import TrainerPhase, TrainerStatus
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
@@ -100,8 +101,11 @@ def connected(state: ClusterState) -> tuple[NodeId, ...]:
     return tuple(sorted((node for node, view in state.views.items() if view.connected), key=natural))
 
 
-def free(state: ClusterState, policy: Policy) -> tuple[Member, ...]:
-    """Trainers that could take a seat now, in order; as members without a rank yet (0)."""
+def free(state: ClusterState, policy: Policy, *, doubtful: bool = False) -> tuple[Member, ...]:
+    """Trainers that could take a seat now, in order; as members without a rank yet (0).
+
+    `doubtful` adds those on nodes in quarantine, last.
+    """
     return tuple(
         Member(
             trainer=status.trainer,
@@ -110,7 +114,7 @@ def free(state: ClusterState, policy: Policy) -> tuple[Member, ...]:
             store_address=status.store_address,
             peer_address=status.peer_address,
         )
-        for status in _candidates(state)
+        for status in _candidates(state, doubtful=doubtful)
         if status.ready
         and status.silent_seconds < policy.hang_seconds
         and status.start > state.memory.fenced_starts.get(status.trainer, 0)
@@ -126,10 +130,17 @@ def starting(state: ClusterState, leaving: Collection[TrainerId] = ()) -> tuple[
     )
 
 
-def _candidates(state: ClusterState, leaving: Collection[TrainerId] = ()) -> Iterator[TrainerStatus]:
+def _candidates(
+    state: ClusterState, leaving: Collection[TrainerId] = (), *, doubtful: bool = False
+) -> Iterator[TrainerStatus]:
     """Trainers without a seat on nodes that may give one, in order."""
     memory = state.memory
-    for node in connected(state):
+    nodes = connected(state)
+    if state.health:
+        kept_out = [node for node in nodes if health.kept_out(state, node)]
+        nodes = tuple(node for node in nodes if node not in kept_out)
+        nodes = (*nodes, *kept_out) if doubtful else nodes
+    for node in nodes:
         entity = state.nodes[node]
         if entity.cordoned or entity.state not in (NodeState.SPARE, NodeState.ACTIVE):
             continue

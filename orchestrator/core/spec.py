@@ -131,6 +131,31 @@ class IntegritySpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverySpec:
+    """How much is borne before something else is tried. Windows slide; limits are per node unless a name says else."""
+
+    node_starts: int = 3
+    """How often a lost node is started again within `window_seconds`, where a seat or a replica waits for it."""
+    node_failures: int = 3
+    """Failures within `window_seconds` that put a node into quarantine: no seat before a pair check has passed."""
+    window_seconds: float = 3600.0
+    quarantine_seconds: float = 60.0
+    """Of a node's first quarantine; each further one is twice as long, up to `quarantine_limit_seconds`."""
+    quarantine_limit_seconds: float = 3600.0
+    mass_failure_share: float = 0.5
+    """More nodes than this share of `cluster.nodes` lost within `mass_failure_window_seconds` breaks the circuit."""
+    mass_failure_window_seconds: float = 10.0
+    mass_failure_wait_seconds: float = 60.0
+    """With the circuit broken: how long nodes may take to come back before training goes on with what is there."""
+    pair_check_ratio: float = 1.5
+    """In a pair check: who takes more than so many times as long as the known-good one is slow."""
+    straggler_score: float = 0.7
+    """A member whose speed is below this share of the median member's is a straggler."""
+    straggler_seconds: float = 30.0
+    """For so long, before a spare takes its seat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultSpec:
     """A failure to inject: the real thing, done by the victim to itself at an exact point (`fault_rules.py`).
 
@@ -172,4 +197,5 @@ class JobSpec:
     checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
     integrity: IntegritySpec = field(default_factory=IntegritySpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
+    recovery: RecoverySpec = field(default_factory=RecoverySpec)
     faults: tuple[FaultSpec, ...] = ()

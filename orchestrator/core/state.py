@@ -1,6 +1,6 @@
 """What the controller knows: data only, changed in place by the functions of this package.
 
-Entities that live in the database are frozen and replaced whole (`Job`, `Node`, `Generation`, `Incident`,
+Entities that live in the database are frozen and replaced whole (`Job`, `Node`, `Health`, `Generation`, `Incident`,
 `Checkpoint`); what is rebuilt after a restart (`NodeView`, `Memory`, acquisitions) is not stored. Next: `machine.py`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from orchestrator.core.events import TrainerStatus
+from orchestrator.core.events import PairChecked, TrainerStatus
 from orchestrator.core.ids import (
     GenerationNumber,
     IncidentId,
@@ -60,6 +60,19 @@ class GenerationKind(Enum):
     """Everybody reads a checkpoint (or makes the seed state) first."""
 
 
+class Rung(Enum):
+    """How far up the ladder the answers have climbed since the last committed step. Next: `escalation.py`."""
+
+    ORDINARY = "ordinary"
+    """No answer has been in vain."""
+    REBUILD = "rebuild"
+    """The same members, new groups."""
+    PART = "restart-part"
+    """Some trainers are restarted; the others hold everything."""
+    ALL = "restart-all"
+    """All trainers are restarted, and go on from the newest saved state."""
+
+
 class IncidentKind(Enum):
     NODE_LOST = "node-lost"
     TRAINER_LOST = "trainer-lost"
@@ -72,6 +85,7 @@ class IncidentKind(Enum):
     """A step gave numbers that are none, and was sound when it was computed again."""
     CHECKPOINT_DAMAGED = "checkpoint-damaged"
     DRAIN = "drain"
+    STRAGGLER = "straggler"
 
 
 class CheckpointPurpose(Enum):
@@ -104,6 +118,8 @@ class Job:
     ended_at: float | None = None
     next_incident: int = 1
     next_request: int = 1
+    checkpoint_for: str = ""
+    """Who has asked for a checkpoint that could not be taken yet; empty for nobody."""
     starts: int = 1
     """Controllers that have worked on this job; the first part of every action id, so that none repeats."""
 
@@ -118,6 +134,22 @@ class Node:
     agent_pid: int
     reason: str
     changed_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The history of a node that decides whether it may have a seat. Written when a node fails, never by heartbeats."""
+
+    node: NodeId
+    losses: tuple[float, ...] = ()
+    """When it or a trainer of it failed, within the window, oldest first."""
+    starts: tuple[float, ...] = ()
+    """When it was started again, within the window."""
+    quarantines: int = 0
+    """Quarantines so far: each is longer than the one before."""
+    quarantined_until: float | None = None
+    """It gets no seat before that time, and after it not without a passed pair check; None: it may have a seat."""
+    reason: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,6 +192,10 @@ class Generation:
     created_at: float
     began_at: float | None = None
     """When it came into force; None for a planned one that waits for its boundary (or was overtaken)."""
+    rung: Rung = Rung.ORDINARY
+    """The highest rung since the last committed step."""
+    tries: int = 0
+    """Generations at that rung so far, this one included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +282,29 @@ class Blame:
     """When it was; earlier, if there was no controller to tell."""
 
 
+class PairPurpose(Enum):
+    """What a pair check is for, in words."""
+
+    READMIT = "its time in quarantine is over"
+    CONFIRM_SLOW = "it looks slow"
+
+
+@dataclass(slots=True, kw_only=True)
+class PairCheck:
+    """Two trainers at work against each other: one that must prove itself, one that is known to be good."""
+
+    id: str
+    candidate: TrainerId
+    partner: TrainerId
+    starts: tuple[tuple[TrainerId, int], ...]
+    """Both, with the processes that are meant."""
+    purpose: PairPurpose
+    begun_at: float
+    same_kind: bool
+    """Their devices have the same name."""
+    reports: dict[TrainerId, PairChecked] = field(default_factory=dict)
+
+
 @dataclass(slots=True, kw_only=True)
 class Memory:
     """What one controller remembers between two events and a restarted one does without. Never stored."""
@@ -275,23 +334,39 @@ class Memory:
     waiting_since: float | None = None
     """Since when nobody is left to train."""
     generations_without_commit: int = 0
+    wait_seconds: float | None = None
+    """How long the wait for nodes may last before training goes on with what is there; None for the start limit."""
     recorded: Step = FIRST_STATE
     """The step of the last report; two ranks report each step."""
     step_seconds: tuple[float, ...] = ()
     """Of the last committed steps, oldest first."""
     expert_load: tuple[int, ...] = ()
     """Tokens per expert in the last committed step."""
-    busy_share: dict[TrainerId, float] = field(default_factory=dict)
-    """Moving average of the time in which a member did not wait for others."""
+    work_seconds: dict[TrainerId, tuple[float, ...]] = field(default_factory=dict)
+    """What members worked in each of their last steps of this generation, waiting for others not counted."""
+    scores: dict[TrainerId, float] = field(default_factory=dict)
+    """Speed of members against the median member, 0 to 1."""
     stragglers: tuple[TrainerId, ...] = ()
+    straggling_since: dict[TrainerId, float] = field(default_factory=dict)
+    straggler_words: dict[TrainerId, str] = field(default_factory=dict)
+    straggler_rest: dict[TrainerId, float] = field(default_factory=dict)
+    """Stragglers that a pair check found sound, and until when they are left alone."""
+    checks: dict[str, PairCheck] = field(default_factory=dict)
+    """Pair checks under way."""
+    checks_made: int = 0
+    check_attempts: dict[NodeId, int] = field(default_factory=dict)
+    """Checks in a row that proved nothing."""
+    check_not_before: dict[NodeId, float] = field(default_factory=dict)
+    check_without_partner: frozenset[NodeId] = frozenset()
+    """Nodes that were said to wait for a partner."""
     ended: dict[TrainerId, bool] = field(default_factory=dict)
     """Members that left the loop in this generation; True when all steps were done."""
     stop_sent: GenerationNumber = NO_GENERATION
-    node_starts: dict[NodeId, int] = field(default_factory=dict)
-    """In this wait for nodes."""
+    breaker_said: str = ""
+    """What was last said of the circuit breaker."""
+    revival_said: frozenset[NodeId] = frozenset()
+    """Nodes that were said not to be started again, because their budget is used up."""
     checkpoint_due: bool = False
-    checkpoint_wanted: bool = False
-    """A human's checkpoint could not be started, or has failed and is to be taken again."""
     checkpoint_failures: int = 0
     """In a row, of those that are taken again."""
     checkpoint_failed_at: float | None = None
@@ -307,6 +382,8 @@ class Memory:
     """How often the state after a step was refused."""
     fenced_starts: dict[TrainerId, int] = field(default_factory=dict)
     """Up to this start a trainer's processes are to be ended, so what they report makes nobody ready."""
+    failed_starts: dict[TrainerId, int] = field(default_factory=dict)
+    """Up to this start the failures of a trainer's processes are on record."""
     newest_seen: GenerationNumber = NO_GENERATION
     """The highest generation that any agent has named; new ones are always above it."""
 
@@ -318,6 +395,8 @@ class ClusterState:
     job: Job | None = None
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     views: dict[NodeId, NodeView] = field(default_factory=dict)
+    health: dict[NodeId, Health] = field(default_factory=dict)
+    """Of nodes that have failed; one that is not there has a clean record."""
     generation: Generation | None = None
     """The generation in force (sent, maybe still regrouping)."""
     planned: Generation | None = None
@@ -336,7 +415,7 @@ class ClusterState:
     memory: Memory = field(default_factory=Memory)
 
 
-Entity = Job | Node | Generation | Incident | Checkpoint
+Entity = Job | Node | Health | Generation | Incident | Checkpoint
 """What a change may hold; the store upserts it by its key."""
 
 

@@ -1,20 +1,27 @@
-"""Who makes the others wait, by robust statistics: a sentence for people, and no decision.
+"""Who makes the others wait: scored by robust statistics, named when it lasts, replaced when a pair check agrees.
 
-In a synchronous step everybody is as slow as the slowest, so step times say nothing. What tells is waiting: the
-slow one is busy while the others wait for it. Each heartbeat says whether a trainer waits; the moving average of not
-waiting is its busy share. A straggler stands out by the median absolute deviation (Iglewicz and Hoaglin 1993, which
-one slow trainer cannot distort) and by a ratio that matters. Next: `heartbeats.py`, which keeps the shares.
+In a synchronous step everybody is as slow as the slowest, so step times say nothing. Each trainer measures its own
+work: the time of a step that it did not spend waiting for others. The work of a step is not dealt evenly, so what
+counts is the time per fair share of it. A member's **score** is the median member's time over its own, at most 1: half
+as fast is 0.5. A straggler is below `recovery.straggler_score` and stands out by the median absolute deviation
+(Iglewicz and Hoaglin 1993), which one slow trainer cannot distort.
+
+One that stays a straggler for `recovery.straggler_seconds` is checked against the spare that would take its seat
+(`pairs.py`). If it is slow there too, its node is put into quarantine and `repair.py` seats the spare at a boundary, as
+in a drain: nothing is lost, and nothing happens where no spare could take the seat. Next: `heartbeats.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from orchestrator.core import health, incidents, placement, quarantine, roster
 from orchestrator.core.decision import Decision, in_order
-from orchestrator.core.ids import TrainerId
-from orchestrator.core.policy import Policy
+from orchestrator.core.ids import NodeId, TrainerId, node_of
+from orchestrator.core.pair_verdict import Finding, Verdict
+from orchestrator.core.state import ClusterState, Generation, IncidentKind, NodeState
 from orchestrator.core.words import listed
 
 MEMBERS_TO_COMPARE = 3
@@ -22,50 +29,167 @@ MEMBERS_TO_COMPARE = 3
 DEVIATION_OF_MAD = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
 LEAST_DEVIATION = 0.02
-"""Shares closer than this are the same: heartbeats are a coarse measure."""
+"""Times closer than this share of the median are the same."""
+LEAST_SHARE = 0.25
+"""Of a fair share of work: who has less than this is not called fast for it."""
+STEPS_TO_JUDGE = 5
+"""Steps of a generation before its members are compared."""
+REST_FACTOR = 10.0
+"""A straggler that a pair check found sound is left alone for so many times `straggler_seconds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Straggler:
-    """A member that is busy for much longer than the others."""
+class Standing:
+    """A member among the members. Seconds are of its own work in a step, per fair share."""
 
     trainer: TrainerId
-    busy_share: float
-    median_share: float
+    seconds: float
+    median_seconds: float
+    score: float
+    straggles: bool
 
     def __str__(self) -> str:
         return (
-            f"{self.trainer} works in {self.busy_share:.0%} of its time, the median member in "
-            f"{self.median_share:.0%}: the others wait for it"
+            f"{self.trainer} has score {self.score:.2f}: it works {self.seconds:.3f} s in a step, the median member "
+            f"{self.median_seconds:.3f} s for as much, and the others wait for it"
         )
 
 
-def find(busy_share: Mapping[TrainerId, float], policy: Policy) -> tuple[Straggler, ...]:
-    """Members that stand out, in order."""
-    if len(busy_share) < MEMBERS_TO_COMPARE:
+def score(
+    work_seconds: Mapping[TrainerId, float], *, limit: float, deviations: float
+) -> tuple[Standing, ...]:
+    """The members by name, from the seconds that each works per fair share; empty where there are too few."""
+    if len(work_seconds) < MEMBERS_TO_COMPARE:
         return ()
-    middle = median(busy_share.values())
-    spread = median(abs(share - middle) for share in busy_share.values())
-    deviation = max(DEVIATION_OF_MAD * spread, LEAST_DEVIATION)
-    limit = max(middle * policy.straggler_ratio, middle + policy.straggler_deviations * deviation)
-    return tuple(
-        Straggler(trainer=trainer, busy_share=busy_share[trainer], median_share=middle)
-        for trainer in sorted(busy_share, key=in_order)
-        if busy_share[trainer] > limit
-    )
+    middle = median(work_seconds.values())
+    spread = DEVIATION_OF_MAD * median(abs(each - middle) for each in work_seconds.values())
+    beyond = middle + deviations * max(spread, LEAST_DEVIATION * middle)
+    found = []
+    for trainer in sorted(work_seconds, key=in_order):
+        seconds = work_seconds[trainer]
+        speed = min(1.0, middle / seconds) if seconds > 0.0 else 1.0
+        found.append(
+            Standing(
+                trainer=trainer,
+                seconds=seconds,
+                median_seconds=middle,
+                score=speed,
+                straggles=speed < limit and seconds > beyond,
+            )
+        )
+    return tuple(found)
+
+
+def shares(generation: Generation, expert_load: Sequence[int]) -> dict[TrainerId, float]:
+    """Each member's share of the work of a step, 1.0 being fair: of microbatches or of tokens, whichever is more."""
+    world = len(generation.members)
+    microbatches = [float(len(indices)) for indices in generation.deal]
+    tokens = [0.0] * world
+    if len(expert_load) == len(generation.placement) and any(expert_load):
+        tokens = list(placement.load_by_rank(generation.placement, world, expert_load))
+    return {
+        member.trainer: max(_fair(microbatches, member.rank), _fair(tokens, member.rank), LEAST_SHARE)
+        for member in generation.members
+    }
+
+
+def _fair(amounts: Sequence[float], rank: int) -> float:
+    total = sum(amounts)
+    return amounts[rank] * len(amounts) / total if total else 0.0
 
 
 def look(decision: Decision) -> None:
-    """Name stragglers when they change."""
-    memory = decision.state.memory
-    found = find(memory.busy_share, decision.policy)
-    names = tuple(straggler.trainer for straggler in found)
-    if names == memory.stragglers:
+    """Score the members, and name stragglers when they change. Called by a timer."""
+    state, memory = decision.state, decision.state.memory
+    generation = state.generation
+    if generation is None or not roster.all_joined(state):
         return
-    for straggler in found:
-        if straggler.trainer not in memory.stragglers:
-            decision.say(str(straggler))
+    portions = shares(generation, memory.expert_load)
+    work = {
+        trainer: median(samples) / portions[trainer]
+        for trainer, samples in memory.work_seconds.items()
+        if len(samples) >= STEPS_TO_JUDGE and trainer in portions
+    }
+    recovery = decision.job.spec.recovery
+    found = score(
+        work if len(work) == len(generation.members) else {},
+        limit=recovery.straggler_score,
+        deviations=decision.policy.straggler_deviations,
+    )
+    memory.scores = {each.trainer: each.score for each in found}
+    if not found:
+        return  # too few members, or too few steps since they changed: what was known stands
+    slow = {each.trainer: each for each in found if each.straggles}
+    names = tuple(slow)
+    for trainer in names:
+        if trainer not in memory.stragglers:
+            memory.straggling_since[trainer] = decision.at
+            decision.say(str(slow[trainer]))
     recovered = [trainer for trainer in memory.stragglers if trainer not in names]
+    for trainer in recovered:
+        memory.straggling_since.pop(trainer, None)
     if recovered:
         decision.say(f"{listed(recovered)} does not make the others wait any more")
     memory.stragglers = names
+    memory.straggler_words = {trainer: str(standing) for trainer, standing in slow.items()}
+
+
+def persistent(decision: Decision) -> tuple[TrainerId, ...]:
+    """Stragglers that have been slow for long enough, and that a spare could replace."""
+    state, memory = decision.state, decision.state.memory
+    if not memory.stragglers or not roster.all_joined(state) or state.planned is not None:
+        return ()
+    if memory.repair is not None or not roster.free(state, decision.policy):
+        return ()
+    patience = decision.job.spec.recovery.straggler_seconds
+    return tuple(
+        trainer
+        for trainer in memory.stragglers
+        if decision.at - memory.straggling_since.get(trainer, decision.at) >= patience
+        and decision.at >= memory.straggler_rest.get(trainer, 0.0)
+        and state.nodes[node_of(trainer)].state is NodeState.ACTIVE
+    )
+
+
+def confirmed(decision: Decision, trainer: TrainerId, verdict: Verdict) -> None:
+    """A pair check of a straggler has ended with a verdict on it."""
+    node = node_of(trainer)
+    if verdict.finding not in (Finding.SLOW, Finding.UNSOUND):
+        left_alone(decision, trainer, "a pair check found nothing wrong with it")
+        return
+    if not roster.members_on(decision.state.generation, node) or health.kept_out(decision.state, node):
+        return
+    words = decision.state.memory.straggler_words.get(trainer, f"{trainer} makes the others wait")
+    cause = f"{words}; a pair check confirms it: {verdict.text}"
+    incident = incidents.open_incident(
+        decision, kind=IncidentKind.STRAGGLER, node=node, cause=cause, first_sign_at=decision.at
+    )
+    incidents.explain(
+        decision,
+        incident.id,
+        "instead: going on as it is would keep every step at the pace of the slowest; giving the node up at once would "
+        "redo a step and leave its experts with one replica less",
+    )
+    quarantine.begin(decision, node, "it is slow", incident.id)
+
+
+def left_alone(decision: Decision, trainer: TrainerId, why: str) -> None:
+    """It is slow where it sits, and not for a reason that another seat would cure."""
+    rest = REST_FACTOR * decision.job.spec.recovery.straggler_seconds
+    decision.state.memory.straggler_rest[trainer] = decision.at + rest
+    decision.say(f"{trainer} keeps its seat: {why}; it is not checked again for {rest:g} s")
+
+
+def swapped(state: ClusterState, free: int, vacant: int) -> frozenset[NodeId]:
+    """Nodes in quarantine that still have seats, as far as spares are left for them beyond the empty seats."""
+    spare = free - max(0, vacant)
+    leaving: set[NodeId] = set()
+    generation = state.generation
+    if generation is None or not state.health:
+        return frozenset()
+    for node in dict.fromkeys(roster.nodes_by_rank(generation)):
+        seats = len(roster.members_on(generation, node))
+        if health.kept_out(state, node) and seats <= spare:
+            leaving.add(node)
+            spare -= seats
+    return frozenset(leaving)

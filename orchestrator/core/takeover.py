@@ -41,6 +41,8 @@ def controller_started(decision: Decision, event: ControllerStarted) -> None:
         state.generation = state.planned = None
     elif state.generation is not None:
         state.committed = max(state.committed, state.generation.restore_step)
+        if decision.job.state is JobState.RECOVERING:
+            state.memory.generations_without_commit = max(1, state.generation.tries)
         if not state.generation.members:
             state.memory.waiting_since = event.at
     alive = 0

@@ -6,7 +6,7 @@ here. Next: `jobs.py`, `recovery.py`, `endings.py`, `checkpoints.py`, `repair.py
 
 from __future__ import annotations
 
-from orchestrator.core import checkpoints, endings, jobs, recovery, repair
+from orchestrator.core import checkpoints, endings, jobs, pairs, recovery, repair, revival
 from orchestrator.core.decision import Decision
 from orchestrator.core.state import JobState
 
@@ -20,6 +20,8 @@ def advance(decision: Decision) -> None:
         return
     generation = decision.state.generation
     assert generation is not None, "a job that has begun has a generation"
+    revival.advance(decision)
+    pairs.advance(decision)
     if not generation.members:
         recovery.end_waiting(decision)
         return

@@ -27,6 +27,7 @@ ToNode = (
     | actions.Fence
     | actions.Acquire
     | actions.RestartTrainer
+    | actions.CheckPair
     | actions.TakeCheckpoint
     | actions.SealCheckpoint
     | actions.DeleteCheckpoint
@@ -244,6 +245,26 @@ def _trainer_refused(message: pb.AgentMessage, envelope: checked.Envelope) -> ev
     )
 
 
+def _pair_checked(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
+    said = message.pair_checked
+    source = checked.source("pair_checked", said.source, envelope)
+    try:
+        outcome = events.CheckOutcome(said.outcome)
+    except ValueError:
+        known = ", ".join(each.value for each in events.CheckOutcome)
+        raise checked.WireError("pair_checked.outcome", f"{said.outcome!r} is none of: {known}") from None
+    return events.PairChecked(
+        **source,
+        check=checked.text("pair_checked.check", said.check),
+        outcome=outcome,
+        right=said.right,
+        digest=said.digest,
+        compute_seconds=checked.seconds("pair_checked.compute_seconds", said.compute_seconds),
+        exchange_seconds=checked.seconds("pair_checked.exchange_seconds", said.exchange_seconds),
+        reason=said.reason,
+    )
+
+
 _READERS: dict[str, Callable[[pb.AgentMessage, checked.Envelope], events.Event]] = {
     "heartbeat": _heartbeat,
     "trainer_ready": _trainer_ready,
@@ -260,6 +281,7 @@ _READERS: dict[str, Callable[[pb.AgentMessage, checked.Envelope], events.Event]]
     **wire_state.READERS,
     "training_ended": _training_ended,
     "trainer_refused": _trainer_refused,
+    "pair_checked": _pair_checked,
 }
 
 
@@ -293,6 +315,7 @@ def _status(field: str, said: pb.TrainerStatus, envelope: checked.Envelope) -> e
         operation=checked.count(f"{field}.operation", said.operation),
         waiting=said.waiting,
         silent_seconds=checked.seconds(f"{field}.silent_seconds", said.silent_seconds),
+        work_seconds=checked.seconds(f"{field}.work_seconds", said.work_seconds),
     )
 
 
@@ -322,7 +345,20 @@ def order(action: ToNode) -> pb.ControllerMessage:
             return pb.ControllerMessage(acquire=_acquire(action))
         case actions.RestartTrainer():
             return pb.ControllerMessage(
-                restart_trainer=pb.RestartTrainer(trainer=action.trainer, reason=action.reason)
+                restart_trainer=pb.RestartTrainer(
+                    trainer=action.trainer, reason=action.reason, start=action.start
+                )
+            )
+        case actions.CheckPair():
+            return pb.ControllerMessage(
+                check_pair=pb.CheckPair(
+                    trainer=action.trainer,
+                    check=action.check,
+                    generation=action.generation,
+                    rank=action.rank,
+                    store_address=action.store_address,
+                    limit_seconds=action.limit_seconds,
+                )
             )
         case actions.DeleteCheckpoint():
             return pb.ControllerMessage(

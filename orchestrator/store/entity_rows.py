@@ -12,15 +12,16 @@ from typing import Any, TypeVar, assert_never
 
 from sqlalchemy import Table
 
-from orchestrator.core.state import Checkpoint, Entity, Generation, Incident, Job, Node
+from orchestrator.core.state import Checkpoint, Entity, Generation, Health, Incident, Job, Node
 from orchestrator.store import tables
 from orchestrator.store.codec import decode, encode
 
-E = TypeVar("E", Job, Node, Generation, Incident, Checkpoint)
+E = TypeVar("E", Job, Node, Health, Generation, Incident, Checkpoint)
 
 TABLES: Mapping[type[Entity], Table] = {
     Job: tables.jobs,
     Node: tables.nodes,
+    Health: tables.node_health,
     Generation: tables.generations,
     Incident: tables.incidents,
     Checkpoint: tables.checkpoints,
@@ -38,7 +39,7 @@ def row_of(entity: Entity) -> dict[str, Any]:
             row |= {"name": clean(entity.spec.name), "steps": entity.spec.steps}
         case Generation():
             row |= {"world": len(entity.members)}
-        case Node() | Incident() | Checkpoint():
+        case Node() | Health() | Incident() | Checkpoint():
             pass
         case _:
             assert_never(entity)

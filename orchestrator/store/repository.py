@@ -42,6 +42,7 @@ from orchestrator.core.state import (
     ClusterState,
     Entity,
     Generation,
+    Health,
     Incident,
     Job,
     Node,
@@ -66,7 +67,7 @@ CLOSED_INCIDENTS_LOADED = 1000
 """Closed incidents that a restarted controller still knows."""
 CHECKPOINTS_LOADED = 1000
 
-E = TypeVar("E", Job, Node, Generation, Incident, Checkpoint)
+E = TypeVar("E", Job, Node, Health, Generation, Incident, Checkpoint)
 
 
 class Repository:
@@ -87,6 +88,7 @@ class Repository:
             with reading(self._engine) as connection:
                 state.job = _first(connection, Job, tables.jobs.c.submitted_at.desc())
                 state.nodes = {each.id: each for each in _all(connection, Node)}
+                state.health = {each.node: each for each in _all(connection, Health)}
                 state.generation, state.planned = _generations(connection)
                 state.incidents = {each.id: each for each in _incidents(connection)}
                 state.checkpoints = {each.request: each for each in _checkpoints(connection)}

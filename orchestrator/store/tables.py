@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 NAMING = {
@@ -45,6 +46,7 @@ jobs = Table(
     Column("ended_at", Double),
     Column("next_incident", Number, nullable=False),
     Column("next_request", Number, nullable=False),
+    Column("checkpoint_for", Text, nullable=False, server_default=text("''")),
     Column("starts", Number, nullable=False),
     Column("spec", JSON, nullable=False),
 )
@@ -62,6 +64,18 @@ nodes = Table(
     Column("labels", JSON, nullable=False),
 )
 
+node_health = Table(
+    "node_health",
+    metadata,
+    Column("node", Text, primary_key=True),
+    Column("quarantines", Number, nullable=False),
+    Column("quarantined_until", Double),
+    Column("reason", Text, nullable=False),
+    Column("losses", JSON, nullable=False),
+    Column("starts", JSON, nullable=False),
+)
+"""Failures and restarts of nodes within the window, and who is kept out."""
+
 generations = Table(
     "generations",
     metadata,
@@ -74,6 +88,8 @@ generations = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("began_at", Double),
+    Column("rung", Text, nullable=False, server_default="ordinary"),
+    Column("tries", Number, nullable=False, server_default="0"),
     Column("members", JSON, nullable=False),
     Column("placement", JSON, nullable=False),
     Column("deal", JSON, nullable=False),

@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from orchestrator.core import actions, events
-from orchestrator.core.events import Event
+from orchestrator.core.events import CheckOutcome, Event
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, TrainerId, node_of, trainer_id
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import NO_GENERATION, Generation, GenerationKind
 from tests.scenarios.models import (
     ACQUIRE_SECONDS,
+    CHECK_SECONDS,
     HANG_SECONDS,
     OUTBOX_LIMIT,
     START_SECONDS,
@@ -47,6 +48,10 @@ class Agents:
     def __init__(self, controller: Controller) -> None:
         self.alive: dict[NodeId, Agent] = {}
         self.fail_acquisitions: set[TrainerId] = set()
+        self.wrong: set[TrainerId] = set()
+        """Trainers that compute wrong answers in pair checks."""
+        self.slowness: dict[NodeId, float] = {}
+        """How many times as long a node needs for its work."""
         self.forgetful = False
         self._controller = controller
         self._incarnations = 0
@@ -137,7 +142,7 @@ class Agents:
 
     def _beat(self, agent: Agent) -> None:
         at, cause = self._controller.stamp()
-        statuses = tuple(trainer.status(at) for trainer in agent.trainers.values())
+        statuses = tuple(trainer.status(at, self.slowness) for trainer in agent.trainers.values())
         self._controller.submit(
             events.HeartbeatReceived(
                 at=at, cause_id=cause, node=agent.node, incarnation=agent.incarnation, trainers=statuses
@@ -156,7 +161,7 @@ class Agents:
                 labels=(),
                 agent_pid=1000,
                 generation=agent.generation,
-                trainers=tuple(trainer.status(at) for trainer in agent.trainers.values()),
+                trainers=tuple(trainer.status(at, self.slowness) for trainer in agent.trainers.values()),
             )
         )
         for trainer in tuple(agent.trainers.values()):
@@ -187,6 +192,8 @@ class Agents:
             self._become_ready(agent, trainer)
         if trainer.acquisition and at >= trainer.acquired_at:
             self._acquired(agent, trainer)
+        if trainer.check is not None and at >= trainer.check_due:
+            self._checked(agent, trainer, trainer.check)
         done = [fields for due, fields in trainer.shards if due <= at]
         trainer.shards = [(due, fields) for due, fields in trainer.shards if due > at]
         for fields in done:
@@ -201,7 +208,7 @@ class Agents:
         self._say_ready(agent, trainer)
 
     def _say_ready(self, agent: Agent, trainer: Trainer) -> None:
-        status = trainer.status(self._controller.at)
+        status = trainer.status(self._controller.at, self.slowness)
         self.report(agent, trainer, events.TrainerBecameReady, status=status)
 
     def _acquired(self, agent: Agent, trainer: Trainer) -> None:
@@ -217,6 +224,33 @@ class Agents:
         trainer.following = True
         self.report(
             agent, trainer, events.PartsAcquired, acquisition=acquisition, version=self._newest_step()
+        )
+
+    def _checked(self, agent: Agent, trainer: Trainer, check: actions.CheckPair) -> None:
+        """Both of a pair are there and awake, or the one that is says that it was alone."""
+        trainer.check = None
+        others = [
+            other
+            for each in self.alive.values()
+            for other in each.trainers.values()
+            if other.id != trainer.id
+            and not each.stopped
+            and not other.stopped
+            and check.check in (other.checked, other.check.check if other.check else "")
+        ]
+        trainer.checked = check.check
+        met = bool(others)
+        self.report(
+            agent,
+            trainer,
+            events.PairChecked,
+            check=check.check,
+            outcome=CheckOutcome.DONE if met else CheckOutcome.FAILED,
+            right=trainer.id not in self.wrong,
+            digest="abcdef012345",
+            compute_seconds=0.2 * self.slowness.get(node_of(trainer.id), 1.0),
+            exchange_seconds=0.01,
+            reason="" if met else "the other one did not come",
         )
 
     # ---- orders ----
@@ -239,7 +273,11 @@ class Agents:
             case actions.Fence():
                 self._fence(agent, action)
             case actions.RestartTrainer() if action.trainer in agent.trainers:
-                self.end_trainer(action.trainer)
+                if agent.trainers[action.trainer].start == action.start:
+                    self.end_trainer(action.trainer)
+            case actions.CheckPair() if action.trainer in agent.trainers:
+                agent.trainers[action.trainer].check = action
+                agent.trainers[action.trainer].check_due = self._controller.at + CHECK_SECONDS
             case actions.Acquire() if action.trainer in agent.trainers:
                 self._acquire(agent.trainers[action.trainer], action)
             case actions.TakeCheckpoint():
@@ -269,7 +307,7 @@ class Agents:
             trainer.generation = generation.number
         elif trainer.joined and planned:
             trainer.leaves = generation.number
-        elif trainer.joined:
+        elif trainer.generation:
             agent.trainers[trainer.id] = self._fresh(trainer.id, trainer.start + 1)
 
     def _fence(self, agent: Agent, action: actions.Fence) -> None:

@@ -5,12 +5,12 @@ Next: `agents.py` and `training.py`, which make them act; `world.py`, which owns
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.core import actions, events
 from orchestrator.core.events import Event, TrainerPhase, TrainerStatus
-from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId
+from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import (
     NO_GENERATION,
@@ -18,6 +18,7 @@ from orchestrator.core.state import (
     ClusterState,
     Entity,
     Generation,
+    Health,
     Incident,
     Job,
     Node,
@@ -27,6 +28,9 @@ TICK_SECONDS = 0.25
 STEP_TICKS = 2
 START_SECONDS = 2.0
 ACQUIRE_SECONDS = 1.0
+CHECK_SECONDS = 0.5
+WORK_SECONDS = 0.4
+"""Of a step of half a second, by a node that is not slow."""
 WRITE_SECONDS = 0.75
 HANG_SECONDS = 3.0
 OUTBOX_LIMIT = 64
@@ -57,6 +61,8 @@ class Trainer:
     broken: GenerationNumber = NO_GENERATION
     """The newest generation in which it has lost touch with a peer."""
     step: int = 0
+    work_share: float = 1.0
+    """Of the work of its last step; 1.0 is fair."""
     holds: set[str] = field(default_factory=set)
     """Parts, at the version `step`, or at that of its donors while it follows them."""
     wrong: dict[str, str] = field(default_factory=dict)
@@ -70,10 +76,14 @@ class Trainer:
     acquiring: set[str] = field(default_factory=set)
     donors: tuple[TrainerId, ...] = ()
     acquired_at: float = 0.0
+    check: actions.CheckPair | None = None
+    check_due: float = 0.0
+    checked: str = ""
+    """The last pair check that it took part in."""
     shards: list[tuple[float, dict[str, object]]] = field(default_factory=list)
     """Being written: when they are done, and the report of it."""
 
-    def status(self, at: float) -> TrainerStatus:
+    def status(self, at: float, slowness: Mapping[NodeId, float]) -> TrainerStatus:
         """What its agent says of it."""
         phase = TrainerPhase.READY if self.ready else TrainerPhase.STARTING
         if self.finished:
@@ -96,6 +106,9 @@ class Trainer:
             operation=self.step * 10,
             waiting=not self.stopped,
             silent_seconds=at - self.beat_at,
+            work_seconds=WORK_SECONDS * self.work_share * slowness.get(node_of(self.id), 1.0)
+            if self.joined
+            else 0.0,
         )
 
 
@@ -136,6 +149,7 @@ class Disk:
 
     job: Job | None = None
     nodes: dict[NodeId, Node] = field(default_factory=dict)
+    health: dict[NodeId, Health] = field(default_factory=dict)
     generations: dict[GenerationNumber, Generation] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
@@ -165,6 +179,7 @@ class Disk:
         return ClusterState(
             job=self.job,
             nodes=dict(self.nodes),
+            health=dict(self.health),
             generation=current,
             planned=None if newest is current else newest,
             incidents={each.id: each for each in self.incidents.values()},
@@ -187,6 +202,8 @@ class Disk:
                 self.job = entity
             case Node():
                 self.nodes[entity.id] = entity
+            case Health():
+                self.health[entity.node] = entity
             case Generation():
                 self.generations[entity.number] = entity
             case Incident():

@@ -21,6 +21,7 @@ from orchestrator.core.spec import (
     DataSpec,
     JobSpec,
     ModelSpec,
+    RecoverySpec,
     ReplicaLayout,
     TimeoutSpec,
 )
@@ -78,7 +79,16 @@ def play(blocks: list[Block]) -> World:
     return stage.made
 
 
-def small_job(**settings: int) -> JobSpec:
+FAST = RecoverySpec(
+    quarantine_seconds=10.0,
+    quarantine_limit_seconds=40.0,
+    mass_failure_wait_seconds=10.0,
+    straggler_seconds=4.0,
+)
+"""Patience for stories: what takes minutes in the defaults takes seconds."""
+
+
+def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
     """Four nodes and a spare with four experts in a ring, unless told otherwise."""
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
     unknown = set(settings) - set(chosen)
@@ -99,6 +109,7 @@ def small_job(**settings: int) -> JobSpec:
         model=ModelSpec(experts=chosen["experts"]),
         checkpoint=CheckpointSpec(keep=chosen["keep"]),
         timeouts=TimeoutSpec(),
+        recovery=recovery or RecoverySpec(),
     )
 
 
@@ -130,7 +141,9 @@ class _Stage:
 
     def job(self, *settings: str) -> None:
         pairs = dict(setting.split("=") for setting in settings)
-        self.made = World(small_job(**{name: int(value) for name, value in pairs.items()}), self.listen)
+        recovery = {"fast": FAST, None: None}[pairs.pop("recovery", None)]
+        spec = small_job(recovery, **{name: int(value) for name, value in pairs.items()})
+        self.made = World(spec, self.listen)
 
     def start(self) -> None:
         self.world.start_job()
@@ -196,9 +209,28 @@ class _Stage:
         self.world.training.fail_checkpoints.add(TrainerId(name))
 
     def mend(self) -> None:
-        """Copies and writes succeed again."""
+        """Copies, writes, answers and starts are as they should be again, and nobody is slow."""
+        self.world.agents.wrong.clear()
+        self.world.agents.slowness.clear()
+        self.world.barren.clear()
         self.world.agents.fail_acquisitions.clear()
         self.world.training.fail_checkpoints.clear()
+
+    def slow(self, name: str, times: str) -> None:
+        """A node needs so many times as long for its work."""
+        self.world.agents.slowness[NodeId(name)] = float(times)
+
+    def wrong(self, name: str) -> None:
+        """A trainer computes wrong answers in pair checks."""
+        self.world.agents.wrong.add(TrainerId(name))
+
+    def scan(self) -> None:
+        """The timer that compares members."""
+        self.world.say(events.RedundancyScanDue)
+
+    def cannot_start(self, name: str) -> None:
+        """Starts of a node lead nowhere from now on."""
+        self.world.barren.add(NodeId(name))
 
     def not_finite(self, name: str) -> None:
         """A member's loss is not a number."""
@@ -289,7 +321,16 @@ _FAILURES = (
     "freeze",
     "thaw",
 )
-_BAD_LUCK = ("fail_copies", "fail_writes", "mend", "agent")
+_BAD_LUCK = (
+    "fail_copies",
+    "fail_writes",
+    "mend",
+    "agent",
+    "slow",
+    "wrong",
+    "scan",
+    "cannot_start",
+)
 _PEOPLE = ("drain", "cordon", "uncordon", "checkpoint", "end")
 COMMANDS: dict[str, Callable[..., None]] = {
     name.replace("_", "-"): getattr(_Stage, name)

@@ -270,8 +270,10 @@ class Training:
         if generation.number == self.newest:
             assert all(seat.trainer.step == self.committed for seat in seats), "a committed step was lost"
             self.committed = step
-        for seat in seats:
+        total = sum(len(dealt) for dealt in generation.deal)
+        for seat, dealt in zip(seats, generation.deal, strict=True):
             seat.trainer.step = step
+            seat.trainer.work_share = len(dealt) * len(seats) / total
         record = events.StepRecord(
             step=Step(step),
             generation=generation.number,

@@ -13,7 +13,15 @@ from orchestrator.core import events
 from orchestrator.core.events import Event
 from orchestrator.core.ids import NodeId, TrainerId
 from orchestrator.core.outcome import Outcome
-from orchestrator.core.spec import BatchSpec, CheckpointSpec, ClusterSpec, DataSpec, JobSpec, ModelSpec
+from orchestrator.core.spec import (
+    BatchSpec,
+    CheckpointSpec,
+    ClusterSpec,
+    DataSpec,
+    JobSpec,
+    ModelSpec,
+    RecoverySpec,
+)
 from orchestrator.core.spec_rules import node_ids
 from orchestrator.core.state import JobState
 from tests.scenarios import telling
@@ -38,6 +46,15 @@ def spec_of(random: Random) -> JobSpec:
         batch=BatchSpec(microbatches=random.randint(1, 9)),
         model=ModelSpec(experts=random.randint(5, 12)),
         checkpoint=CheckpointSpec(keep=2),
+        recovery=RecoverySpec(
+            node_failures=random.choice((1, 3, 50)),
+            window_seconds=120.0,
+            quarantine_seconds=2.0,
+            quarantine_limit_seconds=8.0,
+            mass_failure_share=random.choice((0.3, 0.5)),
+            mass_failure_wait_seconds=random.choice((2.0, 15.0)),
+            straggler_seconds=3.0,
+        ),
     )
 
 
@@ -70,6 +87,8 @@ class Walk:
         world = self.world
         world.agents.fail_acquisitions.clear()
         world.training.fail_checkpoints.clear()
+        world.agents.wrong.clear()
+        world.agents.slowness.clear()
         if world.machine is None:
             world.start_controller()
         for agent in tuple(world.agents.alive.values()):
@@ -139,6 +158,8 @@ class Walk:
             (2, self._fail_copies),
             (1, self._fail_writes),
             (1, self._damage),
+            (2, self._slow),
+            (1, self._wrong),
         )
         weights = [weight for weight, _ in moves]
         self.random.choices([move for _, move in moves], weights)[0]()
@@ -245,6 +266,17 @@ class Walk:
             self.world.training.fail_checkpoints.add(trainer)
         else:
             self.world.training.fail_checkpoints.clear()
+
+    def _slow(self) -> None:
+        if (node := self._node()) is not None:
+            self._tell(f"slow {node}")
+            self.world.agents.slowness[node] = self.random.choice((1.0, 3.0))
+
+    def _wrong(self) -> None:
+        trainer = self._trainer()
+        if trainer is not None:
+            self._tell(f"wrong {trainer}")
+            self.world.agents.wrong ^= {trainer}
 
     def _damage(self) -> None:
         names = sorted(self.world.disk.sealed)

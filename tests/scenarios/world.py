@@ -24,6 +24,9 @@ from tests.scenarios.models import TICK_SECONDS, Disk
 from tests.scenarios.purity import no_hidden_inputs
 from tests.scenarios.training import Training
 
+SCAN_TICKS = 20
+"""Between two looks at the speed of the members."""
+
 Listener = Callable[[Event, Outcome], None]
 
 
@@ -38,6 +41,8 @@ class World:
         self.agents = Agents(self)
         self.training = Training(self, self.agents)
         self.ended: actions.EndJob | None = None
+        self.barren: set[NodeId] = set()
+        """Nodes whose starts lead nowhere."""
         self.actions: list[actions.Action] = []
         """All that were performed, in order; orders only when they arrived."""
         self._listen = listen
@@ -118,7 +123,8 @@ class World:
     def _perform(self, action: actions.Action) -> None:
         match action:
             case actions.StartNode():
-                self.agents.start(action.node)
+                if action.node not in self.barren:
+                    self.agents.start(action.node)
             case actions.StopNode():
                 self.agents.alive.pop(action.node, None)
             case actions.RollBackLedger():
@@ -196,3 +202,5 @@ class World:
         self.training.tick(self._ticks)
         if self.machine is not None:
             self.say(events.LeasesDue)
+            if self._ticks % SCAN_TICKS == 0:
+                self.say(events.RedundancyScanDue)

@@ -16,6 +16,7 @@ from worker.agent.messages import (
     Donor,
     GenerationJoined,
     Member,
+    PairChecked,
     PartsAcquired,
     ReplicasDiffered,
     RestoreFailed,
@@ -47,6 +48,7 @@ class TrainerStatus:
     operation: int
     waiting: bool
     silent_seconds: float
+    work_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ PassedOn = (
     | StepRedone
     | TrainingEnded
     | TrainerRefused
+    | PairChecked
 )
 """Reports of a trainer that the controller gets as they are."""
 
@@ -179,6 +182,18 @@ class Acquire:
 class RestartTrainer:
     trainer: str
     reason: str
+    start: int = 0
+    """The process that is meant; 0 for whichever runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPair:
+    trainer: str
+    check: str
+    generation: int
+    rank: int
+    store_address: str
+    limit_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +235,7 @@ ControllerMessage = (
     | Fence
     | Acquire
     | RestartTrainer
+    | CheckPair
     | TakeCheckpoint
     | SealCheckpoint
     | DeleteCheckpoint

@@ -81,7 +81,11 @@ class Crew:
 
     def restart(self, device: Device, message: RestartTrainer, at: float) -> None:
         """The controller wants a fresh process. A replayed order must not hit the one that came of it."""
-        if not device.running:
+        if message.start and device.start > message.start:
+            self._outgoing.note(
+                f"{device.trainer} start {message.start} is gone already: start {device.start} goes on"
+            )
+        elif not device.running:
             if device.restart_at is None:
                 self._plan_restart(device, at)
                 self._start_if_due(device, at)

@@ -164,4 +164,5 @@ class Device:
             operation=beat.operation,
             waiting=beat.waiting,
             silent_seconds=self.silent_seconds(at),
+            work_seconds=beat.work_seconds,
         )

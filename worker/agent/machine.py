@@ -20,6 +20,7 @@ from worker.agent import policy
 from worker.agent.controller_messages import (
     Acquire,
     Assign,
+    CheckPair,
     ControllerMessage,
     DeleteCheckpoint,
     Fence,
@@ -64,6 +65,7 @@ _Order = (
     | Fence
     | Acquire
     | RestartTrainer
+    | CheckPair
     | TakeCheckpoint
     | SealCheckpoint
     | DeleteCheckpoint
@@ -167,7 +169,7 @@ class Machine:
                 self._take_checkpoint(crew, message, at)
             case StopTraining():
                 self._stop_training(crew, message)
-            case Acquire() | RestartTrainer() | SealCheckpoint() | DeleteCheckpoint():
+            case Acquire() | RestartTrainer() | CheckPair() | SealCheckpoint() | DeleteCheckpoint():
                 device = crew.devices.get(message.trainer)
                 if device is None:
                     name = type(message).__name__
@@ -338,7 +340,7 @@ class Machine:
         self,
         crew: Crew,
         device: Device,
-        message: Acquire | RestartTrainer | SealCheckpoint | DeleteCheckpoint,
+        message: Acquire | RestartTrainer | CheckPair | SealCheckpoint | DeleteCheckpoint,
         at: float,
     ) -> None:
         match message:
@@ -346,6 +348,8 @@ class Machine:
                 self._acquire(device, message, at)
             case RestartTrainer():
                 crew.restart(device, message, at)
+            case CheckPair():
+                self._check_pair(device, message, at)
             case SealCheckpoint():
                 self._seal(device, message, at)
             case DeleteCheckpoint():
@@ -366,6 +370,28 @@ class Machine:
             return
         order = to_trainer.AcquireParts(
             acquisition=message.acquisition, generation=message.generation, donors=message.donors
+        )
+        self.outgoing.tell(device, order)
+
+    def _check_pair(self, device: Device, message: CheckPair, at: float) -> None:
+        if not device.usable:
+            failed = to_trainer.PairChecked(
+                check=message.check,
+                outcome="failed",
+                right=False,
+                digest="",
+                compute_seconds=0.0,
+                exchange_seconds=0.0,
+                reason="the trainer is not ready",
+            )
+            self.outgoing.pass_on(device, failed, at)
+            return
+        order = to_trainer.CheckPair(
+            check=message.check,
+            generation=message.generation,
+            rank=message.rank,
+            store_address=message.store_address,
+            limit_seconds=message.limit_seconds,
         )
         self.outgoing.tell(device, order)
 

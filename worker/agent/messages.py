@@ -92,8 +92,26 @@ class StopTraining:
     generation: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPair:
+    """Do some work against another trainer: rank 0 or 1 of a pair that meets at a store."""
+
+    check: str
+    generation: int
+    rank: int
+    store_address: str
+    limit_seconds: float
+
+
 Order = (
-    Configure | TakeSeat | AcquireParts | TakeCheckpoint | SealCheckpoint | DeleteCheckpoint | StopTraining
+    Configure
+    | TakeSeat
+    | AcquireParts
+    | TakeCheckpoint
+    | SealCheckpoint
+    | DeleteCheckpoint
+    | StopTraining
+    | CheckPair
 )
 
 # ---- trainer -> agent ----
@@ -108,6 +126,8 @@ class Beat:
     phase: str
     operation: int
     waiting: bool
+    work_seconds: float = 0.0
+    """Of the last committed step, waiting for others not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +264,18 @@ class TrainerRefused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairChecked:
+    check: str
+    outcome: str
+    """done | failed | abandoned"""
+    right: bool
+    digest: str
+    compute_seconds: float
+    exchange_seconds: float
+    reason: str
+
+
 Report = (
     Beat
     | Ready
@@ -261,4 +293,5 @@ Report = (
     | StepRedone
     | TrainingEnded
     | TrainerRefused
+    | PairChecked
 )

@@ -22,6 +22,7 @@ from worker.agent.messages import (
     AcquisitionFailed,
     CommunicationFailed,
     GenerationJoined,
+    PairChecked,
     PartsAcquired,
     ReplicasDiffered,
     StateRefused,
@@ -29,7 +30,7 @@ from worker.agent.messages import (
 )
 
 _OF_ONE_GENERATION = (CommunicationFailed, GenerationJoined, StateRefused, ReplicasDiffered, TrainingEnded)
-_OF_ONE_PROCESS = (CommunicationFailed, GenerationJoined, PartsAcquired, AcquisitionFailed)
+_OF_ONE_PROCESS = (CommunicationFailed, GenerationJoined, PartsAcquired, AcquisitionFailed, PairChecked)
 
 Kept = TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid
 

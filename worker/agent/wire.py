@@ -84,6 +84,7 @@ _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
     messages.StepRedone: ("step_redone", pb.StepRedone),
     messages.TrainingEnded: ("training_ended", pb.TrainingEnded),
     messages.TrainerRefused: ("trainer_refused", pb.TrainerRefused),
+    messages.PairChecked: ("pair_checked", pb.PairChecked),
 }
 """Class -> its field of AgentMessage and its protobuf class, which has the same fields and a source."""
 
@@ -161,7 +162,18 @@ def _acquire(message: pb.Acquire) -> ControllerMessage:
 
 
 def _restart_trainer(message: pb.RestartTrainer) -> ControllerMessage:
-    return said.RestartTrainer(trainer=message.trainer, reason=message.reason)
+    return said.RestartTrainer(trainer=message.trainer, reason=message.reason, start=message.start)
+
+
+def _check_pair(message: pb.CheckPair) -> ControllerMessage:
+    return said.CheckPair(
+        trainer=message.trainer,
+        check=message.check,
+        generation=message.generation,
+        rank=message.rank,
+        store_address=message.store_address,
+        limit_seconds=message.limit_seconds,
+    )
 
 
 def _take_checkpoint(message: pb.TakeCheckpoint) -> ControllerMessage:
@@ -197,6 +209,7 @@ _READERS: dict[str | None, Callable[[Any], ControllerMessage]] = {
     "fence": _fence,
     "acquire": _acquire,
     "restart_trainer": _restart_trainer,
+    "check_pair": _check_pair,
     "take_checkpoint": _take_checkpoint,
     "seal_checkpoint": _seal_checkpoint,
     "delete_checkpoint": _delete_checkpoint,

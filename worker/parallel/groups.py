@@ -29,6 +29,7 @@ _SLICE = timedelta(milliseconds=20)
 """Longest time that a waiter does not look for a newer generation."""
 _POLL_SECONDS = 0.00005
 """Pause between two looks at a CUDA work whose end the host needs."""
+_MILLISECONDS = 1000.0
 _ABANDONED_LIMIT = 64
 """Abandoned groups kept until their stuck operations have run out of time; beyond it the oldest is forgotten."""
 
@@ -50,6 +51,8 @@ class Seat:
     world: int
     store_address: str
     bind_host: str
+    meeting: str = ""
+    """Prefix of the keys in the store, where it is not the generation's own."""
     exchange: tuple[int, ...]
     """The ranks among which this one exchanges tokens, ascending (`routing.Route.group`)."""
 
@@ -106,6 +109,8 @@ class Group:
         self.on_operation: Callable[[str], None] | None = None
         """Called with the name of each operation before it starts (fault injection in the middle of a phase)."""
         self.tokens = TokenExchange(self, seat)
+        self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        """CUDA only: before and after each collective on the stream, until `settle` adds them up."""
 
     def all_reduce(self, tensor: Tensor, *, after_start: Callable[[], None] | None = None) -> None:
         """Sum in place over all members; the same bits on every rank. `after_start` runs before the wait."""
@@ -173,6 +178,9 @@ class Group:
         while not event.query():
             self._watch.check(self.generation)
             time.sleep(_POLL_SECONDS)
+        for before, after in self._waits:
+            self._pulse.waited_seconds += before.elapsed_time(after) / _MILLISECONDS
+        self._waits.clear()
 
     def abandon(self) -> None:
         """Leave the group; stuck operations are left to run out in the background."""
@@ -195,12 +203,16 @@ class Group:
         pulse = self._pulse
         pulse.operation += 1
         pulse.waiting = True
+        began = time.monotonic()
         try:
+            before = self._mark() if self._cuda else None
             work = start()
             if after_start is not None:
                 after_start()
-            if self._cuda:
-                work.wait()
+            if before is not None:
+                work.wait()  # the stream waits, the host does not
+                self._waits.append((before, self._mark()))
+                began = time.monotonic()
             else:
                 self._wait_on_host(name, work)
         except RuntimeError as error:
@@ -209,6 +221,12 @@ class Group:
             ) from error
         finally:
             pulse.waiting = False
+            pulse.waited_seconds += time.monotonic() - began
+
+    def _mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def _wait_on_host(self, name: str, work: Any) -> None:
         """Wait in slices. gloo's abort wakes no waiter, hence the looks in between."""
@@ -317,7 +335,7 @@ def _connect(
     host, _, port = seat.store_address.rpartition(":")
     # A client of its own for each attempt, also on rank 0: a blocked call of an abandoned attempt holds its client.
     store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=patience)
-    prefixed = dist.PrefixStore(f"generation-{seat.generation}", store)
+    prefixed = dist.PrefixStore(seat.meeting or f"generation-{seat.generation}", store)
     prefixed.set_timeout(patience)
     if device.type == "cuda":
         # One communicator: NCCL sends nothing to, and awaits nothing from, ranks that get no rows.

@@ -16,7 +16,16 @@ def _no_fault(step: int, phase: str) -> None:
 class Pulse:
     """Generation, step, phase, number of the newest collective, and whether it waits for peers."""
 
-    __slots__ = ("generation", "on_enter", "operation", "phase", "step", "waiting")
+    __slots__ = (
+        "generation",
+        "on_enter",
+        "operation",
+        "phase",
+        "step",
+        "waited_seconds",
+        "waiting",
+        "work_seconds",
+    )
 
     def __init__(self) -> None:
         self.generation = 0
@@ -25,6 +34,10 @@ class Pulse:
         self.phase = "starting"
         self.operation = 0
         self.waiting = False
+        self.waited_seconds = 0.0
+        """In all waits for peers so far."""
+        self.work_seconds = 0.0
+        """Of the last committed step: what this trainer worked itself, waiting for peers not counted."""
         self.on_enter: Callable[[int, str], None] = _no_fault
 
     def enter(self, phase: str) -> None:

@@ -12,8 +12,10 @@ from typing import Protocol
 
 from worker.agent.messages import (
     Assignment,
+    CheckPair,
     CommunicationFailed,
     GenerationJoined,
+    PairChecked,
     ReplicasDiffered,
     Report,
     RestoreFailed,
@@ -42,6 +44,10 @@ class Seating(Protocol):
 
     def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
         """Build the groups, restore if asked, shake hands; raises what `regroup.enter` and restoring raise."""
+        ...
+
+    def check_pair(self, order: CheckPair) -> PairChecked:
+        """Do some work against another trainer; what goes wrong is in the report."""
         ...
 
     def leave(self) -> None:
@@ -81,7 +87,7 @@ class Loop:
         """Until the agent is gone."""
         seen = 0
         idle: Callable[[], None] | None = None
-        while (assignment := self._orders.wait_for_seat(seen, idle)) is not None:
+        while (assignment := self._orders.wait_for_seat(seen, check=self._check_pair, save=idle)) is not None:
             seen, idle = assignment.number, None
             try:
                 session = self._enter(assignment)
@@ -178,7 +184,14 @@ class Loop:
         if tally.agreed(Pending.PLANNED_GENERATION, pending.get(Pending.PLANNED_GENERATION), world):
             self._orders.take_planned()
             raise GenerationEnded("a planned generation takes over at this boundary")
+        self._check_pair()
         return True
+
+    def _check_pair(self) -> None:
+        """Take part in a pair check that is wanted: the other members wait at the next step's first collective."""
+        order = self._orders.take_check()
+        if order is not None:
+            self._report(self._seating.check_pair(order))
 
     def _idle_work(self, assignment: Assignment) -> Callable[[], None]:
         """All members stand at the same step now, so that a checkpoint needs no vote."""

@@ -15,6 +15,7 @@ from typing import assert_never
 from worker.agent.messages import (
     AcquireParts,
     Assignment,
+    CheckPair,
     Configure,
     DeleteCheckpoint,
     Order,
@@ -48,6 +49,7 @@ class Orders:
         self._planned: Assignment | None = None
         self._checkpoint: TakeCheckpoint | None = None
         self._stop: StopTraining | None = None
+        self._check: CheckPair | None = None
         self.closed = False
         """The agent is gone."""
 
@@ -62,6 +64,8 @@ class Orders:
                 self._keep(checkpoint=order)
             case StopTraining():
                 self._keep(stop=order)
+            case CheckPair():
+                self._keep(check=order)
             case AcquireParts():
                 self._handlers.acquire(order)
             case SealCheckpoint():
@@ -90,8 +94,15 @@ class Orders:
                 self._watch.end_below(assignment.number)
             self._condition.notify_all()
 
-    def _keep(self, *, checkpoint: TakeCheckpoint | None = None, stop: StopTraining | None = None) -> None:
+    def _keep(
+        self,
+        *,
+        checkpoint: TakeCheckpoint | None = None,
+        stop: StopTraining | None = None,
+        check: CheckPair | None = None,
+    ) -> None:
         with self._condition:
+            self._check = check or self._check
             self._checkpoint = checkpoint or self._checkpoint
             self._stop = stop or self._stop
             self._condition.notify_all()
@@ -114,6 +125,12 @@ class Orders:
             order, self._checkpoint = self._checkpoint, None
             return order
 
+    def take_check(self) -> CheckPair | None:
+        """The pending pair check, which is thereby done with. Needs no vote: the others only wait a moment."""
+        with self._condition:
+            order, self._check = self._check, None
+            return order
+
     def take_stop(self) -> None:
         """Training stops at this boundary."""
         with self._condition:
@@ -126,15 +143,21 @@ class Orders:
             self._seat, self._planned = self._planned, None
             self._watch.end_below(self._seat.number)
 
-    def wait_for_seat(self, after: int, poll: Callable[[], None] | None = None) -> Assignment | None:
+    def wait_for_seat(
+        self,
+        after: int,
+        *,
+        check: Callable[[], None] | None = None,
+        save: Callable[[], None] | None = None,
+    ) -> Assignment | None:
         """The newest assignment above `after` in which this trainer has a seat; None when the agent is gone.
 
-        `poll`, if given, is called whenever something else has come, for work that an idle member still does.
+        `check` and `save` are called when a pair check or a checkpoint is wanted of an idle trainer.
         """
         while True:
             with self._condition:
                 self._promote()
-                while not (self.closed or self._newer(after) or (poll and self._checkpoint)):
+                while not (self.closed or self._newer(after) or self._idle_work(check, save)):
                     self._condition.wait()
                     self._promote()
                 if self.closed:
@@ -142,8 +165,16 @@ class Orders:
                 if self._newer(after):
                     assert self._seat is not None
                     return self._seat
-            assert poll is not None
-            poll()
+                work = self._idle_work(check, save)
+            assert work is not None
+            work()
+
+    def _idle_work(
+        self, check: Callable[[], None] | None, save: Callable[[], None] | None
+    ) -> Callable[[], None] | None:
+        if check is not None and self._check is not None:
+            return check
+        return save if self._checkpoint is not None else None
 
     def _promote(self) -> None:
         """No step is running here whose boundary a planned generation could wait for."""

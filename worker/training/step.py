@@ -93,7 +93,8 @@ def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[
     Raises GenerationEnded, CommunicationError (nothing was committed here; the gradients may be held), NotFinite or
     ReplicasDiffer.
     """
-    began = time.monotonic()
+    pulse = session.pulse
+    began, waited = time.monotonic(), pulse.waited_seconds
     session.state.zero_gradients()
     session.check.begin(session.state, step)
     sums = compute(session, step)
@@ -102,7 +103,9 @@ def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[
     session.state.ready_seconds = time.monotonic() - began
     tally = vote(session, step, sums, pending)
     commit(session, step, tally)
-    return record_of(session.shape, session.group.generation, step, tally, time.monotonic() - began), tally
+    seconds = time.monotonic() - began
+    pulse.work_seconds = max(0.0, seconds - (pulse.waited_seconds - waited))
+    return record_of(session.shape, session.group.generation, step, tally, seconds), tally
 
 
 def compute(session: Session, step: int) -> Sums:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from worker.agent.channel import ChannelClosed, TrainerChannel
-from worker.agent.messages import Assignment, Beat, Configure, Ready, TrainerRefused
+from worker.agent.messages import Assignment, Beat, CheckPair, Configure, PairChecked, Ready, TrainerRefused
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.peer import PeerServer, ServerLimits
 from worker.model.config import ModelConfig
@@ -38,6 +38,7 @@ from worker.training.integrity import ReplicaCheck
 from worker.training.loop import Loop
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.orders import Handlers, Orders
+from worker.training.pair_check import Place, check_pair
 from worker.training.regroup import Entrance, Entry, enter, held_experts
 from worker.training.saving import Identity, Saves
 from worker.training.state import TrainingState, part_name, part_number
@@ -160,6 +161,7 @@ def _start_beating(channel: TrainerChannel, pulse: Pulse) -> None:
                 phase=pulse.phase,
                 operation=pulse.operation,
                 waiting=pulse.waiting,
+                work_seconds=pulse.work_seconds,
             )
             try:
                 channel.send(sign)
@@ -341,6 +343,16 @@ class Body:
         self._donations.at_boundary(
             step, lambda name: state.part(part_number(name)) if state.holds(part_number(name)) else None
         )
+
+    def check_pair(self, order: CheckPair) -> PairChecked:
+        """See `loop.Seating`."""
+        place = Place(
+            watch=self._watch,
+            device=self._device,
+            bind_host=self._bind_host,
+            strike=lambda: self._faults.strike(self._pulse.step + 1, "check"),
+        )
+        return check_pair(order, place)
 
     def leave(self) -> None:
         """See `loop.Seating`."""

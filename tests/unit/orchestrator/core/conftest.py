@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from orchestrator.core.invariants import check
+from orchestrator.core.spec import RecoverySpec
 from tests.unit.orchestrator.core.told import MakeWorld, Told
 
 
@@ -15,8 +16,8 @@ def make_world() -> Iterator[MakeWorld]:
     """Worlds with a job that has not been submitted."""
     worlds: list[Told] = []
 
-    def make(**settings: int) -> Told:
-        worlds.append(Told(**settings))
+    def make(recovery: RecoverySpec | None = None, **settings: int) -> Told:
+        worlds.append(Told(recovery, **settings))
         return worlds[-1]
 
     yield make
@@ -29,8 +30,8 @@ def make_world() -> Iterator[MakeWorld]:
 def make_training(make_world: MakeWorld) -> MakeWorld:
     """Worlds whose job has trained for two seconds: it is second four, and four steps are committed."""
 
-    def make(**settings: int) -> Told:
-        world = make_world(**settings)
+    def make(recovery: RecoverySpec | None = None, **settings: int) -> Told:
+        world = make_world(recovery, **settings)
         world.start_job()
         world.run(4.0)
         return world

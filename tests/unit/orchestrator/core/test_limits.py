@@ -164,7 +164,7 @@ def _beat(world: Told, busy: NodeId) -> None:
     """A heartbeat of every node; all members wait for one."""
     for node, agent in world.agents.alive.items():
         statuses = tuple(
-            replace(trainer.status(world.at), waiting=node != busy, silent_seconds=0.0)
+            replace(trainer.status(world.at, {}), waiting=node != busy, silent_seconds=0.0)
             for trainer in agent.trainers.values()
         )
         world.say(events.HeartbeatReceived, node=node, incarnation=agent.incarnation, trainers=statuses)

@@ -87,7 +87,7 @@ def test_heartbeat_costs_microseconds(make_training: MakeWorld) -> None:
     """Work per heartbeat does not grow with the cluster: it looks at one node's seats only."""
     world = make_training(nodes=4, spares=0)
     agent = world.agents.alive[NODE_2]
-    statuses = tuple(trainer.status(world.at) for trainer in agent.trainers.values())
+    statuses = tuple(trainer.status(world.at, {}) for trainer in agent.trainers.values())
     assert world.machine is not None
     event = events.HeartbeatReceived(
         at=world.at, cause_id=CauseId("c"), node=NODE_2, incarnation=agent.incarnation, trainers=statuses

@@ -40,7 +40,7 @@ def test_plain_heartbeat_is_an_empty_outcome(make_training: MakeWorld) -> None:
     """The database is not touched by thousands of nodes that are well."""
     world = make_training()
     agent = world.agents.alive[NODE_1]
-    statuses = tuple(trainer.status(world.at) for trainer in agent.trainers.values())
+    statuses = tuple(trainer.status(world.at, {}) for trainer in agent.trainers.values())
     world.say(events.HeartbeatReceived, node=NODE_1, incarnation=agent.incarnation, trainers=statuses)
     assert world.last.empty
 
@@ -205,7 +205,7 @@ def test_process_of_a_member_that_was_replaced_unseen_is_a_loss(make_training: M
     """The report of its end was lost; the next heartbeat shows another start."""
     world = make_training(spares=0)
     agent = world.agents.alive[NODE_2]
-    status = replace(agent.trainers[TRAINER_2].status(world.at), start=2, ready=False)
+    status = replace(agent.trainers[TRAINER_2].status(world.at, {}), start=2, ready=False)
     world.say(events.HeartbeatReceived, node=NODE_2, incarnation=agent.incarnation, trainers=(status,))
     assert world.incidents[0].kind is IncidentKind.TRAINER_LOST
     assert TRAINER_2 not in world.members

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.core import actions, events, recovery
+from orchestrator.core import actions, events, ladder, recovery
 from orchestrator.core.decision import Decision
 from orchestrator.core.ids import NodeId, Rank, TrainerId
+from orchestrator.core.ladder import Situation
 from orchestrator.core.policy import Policy
-from orchestrator.core.recovery import Situation
 from orchestrator.core.state import GenerationKind, JobState
 from tests.unit.orchestrator.core.told import (
     NODE_1,
@@ -32,7 +32,7 @@ def situation_of(world: Told, *gone: TrainerId) -> Situation:
 
 
 def chosen(situation: Situation) -> str:
-    return next(rule.__name__ for rule in recovery.LADDER if rule(situation) is not None)
+    return next(rule.__name__ for rule in ladder.LADDER if rule(situation) is not None)
 
 
 def test_ladder_takes_the_first_rung_that_fits(make_training: MakeWorld) -> None:
@@ -53,7 +53,7 @@ def test_every_answer_says_why_and_what_else_was_possible(make_training: MakeWor
     world = make_training()
     for gone in ((), (TRAINER_1,), (TRAINER_1, TRAINER_2)):
         situation = situation_of(world, *gone)
-        answer = next(found for rule in recovery.LADDER if (found := rule(situation)) is not None)
+        answer = next(found for rule in ladder.LADDER if (found := rule(situation)) is not None)
         assert answer.action and answer.reason and answer.alternative
 
 

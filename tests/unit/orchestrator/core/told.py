@@ -8,6 +8,7 @@ from typing import TypeVar
 from orchestrator.core.actions import Action
 from orchestrator.core.ids import NodeId, TrainerId
 from orchestrator.core.outcome import Outcome
+from orchestrator.core.spec import RecoverySpec
 from orchestrator.core.state import Generation, Incident
 from tests.scenarios.play import small_job
 from tests.scenarios.world import World
@@ -23,10 +24,10 @@ TRAINER_1, TRAINER_2, TRAINER_3, TRAINER_4, TRAINER_5 = (
 class Told(World):
     """A world with memory; made with the settings of `small_job`."""
 
-    def __init__(self, **settings: int) -> None:
+    def __init__(self, recovery: RecoverySpec | None = None, **settings: int) -> None:
         self.said: list[str] = []
         self.outcomes: list[Outcome] = []
-        super().__init__(small_job(**settings), lambda event, outcome: self._remember(outcome))
+        super().__init__(small_job(recovery, **settings), lambda event, outcome: self._remember(outcome))
 
     def _remember(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

@@ -43,6 +43,7 @@ statuses = st.builds(
     operation=steps,
     waiting=st.booleans(),
     silent_seconds=seconds,
+    work_seconds=seconds,
 )
 records = st.builds(
     events.StepRecord,
@@ -97,6 +98,16 @@ REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = 
     events.StepRedone: {**source, **place, "rank": st.none() | counts, "seconds": seconds},
     events.TrainingEnded: {**source, **place, "finished": st.booleans()},
     events.TrainerRefused: {**source, "reason": words},
+    events.PairChecked: {
+        **source,
+        "check": names,
+        "outcome": st.sampled_from(events.CheckOutcome),
+        "right": st.booleans(),
+        "digest": words,
+        "compute_seconds": seconds,
+        "exchange_seconds": seconds,
+        "reason": words,
+    },
 }  # fmt: skip
 
 
@@ -274,7 +285,10 @@ ORDERS: list[wire.ToNode] = [
             actions.Donor(trainer=TrainerId("node-2/0"), peer_address="h:4", parts=("dense", "expert-00007")),
         ),
     ),
-    actions.RestartTrainer(**_HEAD, trainer=TRAINER, reason="silent"),
+    actions.RestartTrainer(**_HEAD, trainer=TRAINER, start=3, reason="silent"),
+    actions.CheckPair(
+        **_HEAD, trainer=TRAINER, check="chk-1", rank=1, store_address="h:3", limit_seconds=10.0
+    ),
     actions.TakeCheckpoint(**_HEAD, request="c-1"),
     actions.SealCheckpoint(
         **_HEAD, trainer=TRAINER, request="c-1", step=Step(9), name="step-9", shards=("{}", '{"a": 1}')

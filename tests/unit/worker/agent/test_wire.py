@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from enum import Enum
 
 import pytest
 
@@ -35,6 +36,7 @@ STATUS = said.TrainerStatus(
     operation=5,
     waiting=True,
     silent_seconds=0.5,
+    work_seconds=0.25,
 )
 REPORTS: tuple[said.PassedOn, ...] = (
     failed(3),
@@ -51,6 +53,15 @@ REPORTS: tuple[said.PassedOn, ...] = (
     messages.StepRedone(generation=3, step=9, rank=2, seconds=0.5),
     ended(finished=True),
     messages.TrainerRefused(reason="no such file"),
+    messages.PairChecked(
+        check="chk-1",
+        outcome="done",
+        right=True,
+        digest="ab12",
+        compute_seconds=0.2,
+        exchange_seconds=0.1,
+        reason="",
+    ),
 )
 
 
@@ -68,7 +79,8 @@ def test_a_report_reaches_the_core_as_it_was_made(report: said.PassedOn) -> None
     assert (getattr(event, "trainer", ""), getattr(event, "start", 0)) == (FIRST, 2)
     body = event.record if isinstance(event, events.StepCommitted) else event
     for field in dataclasses.fields(report):
-        assert getattr(body, field.name) == getattr(report, field.name)
+        value = getattr(body, field.name)
+        assert (value.value if isinstance(value, Enum) else value) == getattr(report, field.name)
 
 
 def test_a_status_reaches_the_core_as_it_was_made() -> None:
@@ -197,8 +209,18 @@ DONOR = pb.Donor(trainer="node-2/0", peer_address="h:3", parts=["dense", "expert
             ),
         ),
         (
-            pb.ControllerMessage(restart_trainer=pb.RestartTrainer(trainer=FIRST, reason="hangs")),
-            said.RestartTrainer(trainer=FIRST, reason="hangs"),
+            pb.ControllerMessage(
+                check_pair=pb.CheckPair(
+                    trainer=FIRST, check="c", generation=3, rank=1, store_address="h:1", limit_seconds=2.5
+                )
+            ),
+            said.CheckPair(
+                trainer=FIRST, check="c", generation=3, rank=1, store_address="h:1", limit_seconds=2.5
+            ),
+        ),
+        (
+            pb.ControllerMessage(restart_trainer=pb.RestartTrainer(trainer=FIRST, reason="hangs", start=2)),
+            said.RestartTrainer(trainer=FIRST, reason="hangs", start=2),
         ),
         (
             pb.ControllerMessage(take_checkpoint=pb.TakeCheckpoint(request="c-1", generation=4)),

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from worker.agent.messages import Assignment, Configure, StopTraining, TakeCheckpoint, TakeSeat
+from worker.agent.messages import Assignment, CheckPair, Configure, StopTraining, TakeCheckpoint, TakeSeat
 from worker.parallel.groups import GenerationEnded, Watch
 from worker.training.orders import Handlers, Orders
 from worker.training.tally import Pending
@@ -108,8 +108,25 @@ def test_an_idle_member_still_saves(orders: Orders) -> None:
         orders.receive(seat(2))
 
     orders.receive(TakeCheckpoint(request="ckpt-1", generation=1))
-    assert orders.wait_for_seat(1, save) is not None
+    assert orders.wait_for_seat(1, save=save) is not None
     assert saved == ["ckpt-1"]
+
+
+def test_an_idle_trainer_is_checked_at_once(orders: Orders) -> None:
+    """A spare waits for nobody; a member that has left the loop saves as well."""
+    checked: list[str] = []
+
+    def check() -> None:
+        order = orders.take_check()
+        assert order is not None
+        checked.append(order.check)
+        orders.receive(seat(2))
+
+    pair = CheckPair(check="chk-1", generation=1, rank=0, store_address="h:1", limit_seconds=5.0)
+    orders.receive(pair)
+    assert orders.wait_for_seat(1, check=check) is not None
+    assert checked == ["chk-1"]
+    assert orders.pending() == {}, "no vote is needed for it"
 
 
 def test_orders_for_a_boundary_are_pending_until_taken(orders: Orders) -> None:
