@@ -127,14 +127,8 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             pairs.reported(decision, event)
         case events.NodeStartFailed():
             revival.start_failed(decision, event)
-        case events.LeasesDue():
-            limits.sweep(decision)
-        case events.CheckpointDue():
-            checkpoints.due(decision)
-        case events.RedundancyScanDue():
-            stragglers.look(decision)
-        case events.RetentionDue():
-            checkpoints.retain(decision)
+        case events.LeasesDue() | events.CheckpointDue() | events.RedundancyScanDue() | events.RetentionDue():
+            _due(decision, event)
         case events.DrainRequested():
             commands.drain(decision, event)
         case events.CordonRequested():
@@ -147,5 +141,23 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             endings.stop_requested(decision, event)
         case events.ShutdownRequested() | events.CommandRefused():
             commands.noted(decision, event)
+        case _:
+            assert_never(event)
+
+
+def _due(
+    decision: Decision,
+    event: events.LeasesDue | events.CheckpointDue | events.RedundancyScanDue | events.RetentionDue,
+) -> None:
+    """The rows of the timers."""
+    match event:
+        case events.LeasesDue():
+            limits.sweep(decision)
+        case events.CheckpointDue():
+            checkpoints.due(decision)
+        case events.RedundancyScanDue():
+            stragglers.look(decision)
+        case events.RetentionDue():
+            checkpoints.retain(decision)
         case _:
             assert_never(event)

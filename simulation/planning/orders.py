@@ -16,6 +16,7 @@ from orchestrator.core.events import Event
 from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import NO_GENERATION, ClusterState, Generation, GenerationKind, Member
+from simulation.planning import checks
 from simulation.planning.costs import Costs
 from simulation.planning.fleet import Fleet, Node, Trainer
 from simulation.planning.meter import Cause
@@ -93,6 +94,8 @@ class Orders:
                     copies.append(order)
                 case actions.RestartTrainer():
                     self._restart(order.trainer)
+                case actions.CheckPair():
+                    checks.begin(self._table, order)
                 case actions.Fence():
                     self._fence(order.node)
                 case actions.TakeCheckpoint():
@@ -104,10 +107,13 @@ class Orders:
                     self._table.forget_steps_after(order.step)
                 case actions.EndJob():
                     self._table.ended = order.reason
-                case actions.Welcome() | actions.StopNode() | actions.StopTraining():
-                    pass  # changes nothing here: configs are known, and a job that ends ends the game
-                case actions.DeleteCheckpoint():
-                    pass  # takes no time that training would notice
+                case (
+                    actions.Welcome()
+                    | actions.StopNode()
+                    | actions.StopTraining()
+                    | actions.DeleteCheckpoint()
+                ):
+                    pass  # configs are known, a job that ends ends the game, a deletion disturbs nobody
                 case _:
                     assert_never(order)
         if copies:
