@@ -37,7 +37,7 @@ from orchestrator.controller.ports import (
     Store,
     StoreError,
 )
-from orchestrator.core import actions
+from orchestrator.core import actions, credible
 from orchestrator.core.actions import Action
 from orchestrator.core.events import CheckpointSealed, Event, StepCommitted
 from orchestrator.core.ids import NodeId
@@ -88,7 +88,7 @@ class Controller:
     def handle(self, event: Event) -> None:
         """Take one event through all three stages. Raises StoreError, LedgerError, or the bug that it met."""
         if isinstance(event, StepCommitted):
-            self._ports.ledger.append(event.record)
+            self._report(event)
         elif isinstance(event, CheckpointSealed):
             self._ports.ledger.sync()
         self._tell_of_the_ledger()
@@ -130,6 +130,17 @@ class Controller:
         state, ledger = self._state, self._ports.ledger
         state.reported_through = ledger.reported_through
         state.memory.newest_seen = max(state.memory.newest_seen, ledger.newest_generation)
+
+    def _report(self, event: StepCommitted) -> None:
+        """A step goes to the ledger, unless this job cannot have it: then that is said."""
+        record = event.record
+        if credible.generation(self._state, record.generation) and credible.step(self._state, record.step):
+            self._ports.ledger.append(record)
+            return
+        log.warning(
+            "%s reports step %d of generation %d, which this job cannot have: it is not put down",
+            event.trainer, record.step, record.generation,
+        )  # fmt: skip
 
     def _perform(self, action: Action, attempts: int) -> None:
         if isinstance(action, _OF_A_NODE):

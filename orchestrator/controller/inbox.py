@@ -9,6 +9,7 @@ Rules, all for the sake of a controller that stays responsive with thousands of 
 - Timers are coalesced too: of each kind at most one waits. The older one is kept, which is the cautious choice, since
   its `at` finds fewer leases over.
 - Heartbeats are refused first: they may fill the queue to `heartbeat_share` of its capacity only.
+- No node may fill more than `node_share` of it, so that one that floods waits while the others are heard.
 
 Next: `runner.py`, which empties it.
 """
@@ -33,6 +34,8 @@ INBOX_CAPACITY = 65_536
 """Events that wait at most."""
 HEARTBEAT_SHARE = 0.5
 """Share of the capacity beyond which heartbeats are refused."""
+NODE_SHARE = 0.125
+"""Share of the capacity beyond which a single node is refused: 8,192 events, twice what an agent keeps of steps."""
 
 _TIMERS = (LeasesDue, CheckpointDue, RedundancyScanDue, RetentionDue)
 
@@ -40,13 +43,22 @@ _TIMERS = (LeasesDue, CheckpointDue, RedundancyScanDue, RetentionDue)
 @dataclass(slots=True)
 class _Slot:
     event: Event
+    node: NodeId | None
 
 
 class Inbox:
     """First in, first out; any thread puts, one thread takes."""
 
-    def __init__(self, *, capacity: int = INBOX_CAPACITY, heartbeat_share: float = HEARTBEAT_SHARE) -> None:
-        assert capacity > 0 and 0 < heartbeat_share <= 1, (capacity, heartbeat_share)
+    def __init__(
+        self,
+        *,
+        capacity: int = INBOX_CAPACITY,
+        heartbeat_share: float = HEARTBEAT_SHARE,
+        node_share: float = NODE_SHARE,
+    ) -> None:
+        assert capacity > 0 and 0 < heartbeat_share <= 1 and 0 < node_share <= 1, (capacity, heartbeat_share)
+        self._node_limit = max(1, int(capacity * node_share))
+        self._by_node: dict[NodeId, int] = {}
         self._capacity = capacity
         self._heartbeat_limit = max(1, int(capacity * heartbeat_share))
         self._slots: deque[_Slot] = deque()
@@ -70,7 +82,10 @@ class Inbox:
                 return True
             if len(self._slots) >= (self._heartbeat_limit if heartbeat else self._capacity):
                 return False
-            self._append(event)
+            node = _node_of(event)
+            if node is not None and self._by_node.get(node, 0) >= self._node_limit:
+                return False
+            self._append(event, node)
             self._changed.notify()
             return True
 
@@ -84,6 +99,7 @@ class Inbox:
                 return None
             slot = self._slots.popleft()
             event = slot.event
+            self._let_go(slot.node)
             if isinstance(event, HeartbeatReceived):
                 if self._heartbeats.get(event.node) is slot:
                     del self._heartbeats[event.node]
@@ -106,17 +122,25 @@ class Inbox:
         with self._changed:
             return len(self._slots)
 
-    def _append(self, event: Event) -> None:
-        slot = _Slot(event)
+    def _let_go(self, node: NodeId | None) -> None:
+        if node is not None:
+            left = self._by_node[node] - 1
+            if left:
+                self._by_node[node] = left
+            else:
+                del self._by_node[node]
+
+    def _append(self, event: Event, node: NodeId | None) -> None:
+        slot = _Slot(event, node)
         self._slots.append(slot)
+        if node is not None:
+            self._by_node[node] = self._by_node.get(node, 0) + 1
         if isinstance(event, HeartbeatReceived):
             self._heartbeats[event.node] = slot
         elif isinstance(event, _TIMERS):
             self._timers.add(type(event))
-        else:
-            node = _node_of(event)
-            if node is not None:
-                self._heartbeats.pop(node, None)
+        elif node is not None:
+            self._heartbeats.pop(node, None)
 
 
 def _node_of(event: Event) -> NodeId | None:

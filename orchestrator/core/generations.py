@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.core import incidents, roster
+from orchestrator.core import credible, incidents, roster
 from orchestrator.core.actions import Assign
 from orchestrator.core.deal import deal
 from orchestrator.core.decision import Decision
@@ -88,11 +88,17 @@ def assign(decision: Decision, node: NodeId, generation: Generation) -> None:
 
 def observe(decision: Decision, trainer: TrainerId, number: GenerationNumber) -> None:
     """A member speaks from generation `number`: a planned one is in force once an old member does so."""
-    memory = decision.state.memory
-    memory.newest_seen = max(memory.newest_seen, number)
+    take_note(decision, number)
     planned = decision.state.planned
     if planned is not None and number == planned.number and roster.member(planned, trainer) is not None:
         promote(decision)
+
+
+def take_note(decision: Decision, number: GenerationNumber) -> None:
+    """Somebody knows a generation: no number up to it is given again. One that cannot be is not believed."""
+    memory = decision.state.memory
+    if credible.generation(decision.state, number):
+        memory.newest_seen = max(memory.newest_seen, number)
 
 
 def promote(decision: Decision) -> None:
@@ -113,7 +119,8 @@ def joined(decision: Decision, event: GenerationJoined) -> None:
     if seat is None or seat.start != event.start:
         return
     decision.state.memory.redone |= event.redoes
-    decision.state.committed = max(decision.state.committed, event.committed)
+    if credible.step(decision.state, event.committed):
+        decision.state.committed = max(decision.state.committed, event.committed)
     seen_at_work(decision, event.trainer)
     # Nothing is done for a generation before its last member has joined.
     decision.stirred = roster.all_joined(decision.state)

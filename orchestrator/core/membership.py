@@ -296,7 +296,7 @@ def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:
         decision.put(written)
     statuses = {status.trainer: status for status in event.trainers}
     state.views[event.node] = NodeView(connected=True, last_seen=decision.at, trainers=statuses)
-    state.memory.newest_seen = max(state.memory.newest_seen, event.generation)
+    generations.take_note(decision, event.generation)
     if anew:
         memory = state.memory
         for book in (memory.fenced_starts, memory.failed_starts, memory.refused, memory.acquire_failures):

@@ -6,7 +6,7 @@ failure. Next: `incidents.py`.
 
 from __future__ import annotations
 
-from orchestrator.core import aftermath, generations, incidents, refusals
+from orchestrator.core import aftermath, credible, generations, incidents, refusals
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import StepCommitted
 from orchestrator.core.lifecycle import JobTrigger
@@ -22,7 +22,7 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
     decision.stirred = generation is not before
     # A record of an older generation may still be good; the ledger has let it in or fenced it off.
     state.committed = max(state.committed, state.reported_through)
-    if generation is None or generation.number != record.generation:
+    if generation is None or generation.number != record.generation or not credible.step(state, record.step):
         return
     memory = state.memory
     if record.step != memory.recorded:

@@ -12,17 +12,19 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from orchestrator.core.events import Asker
 from orchestrator.service import access
 from orchestrator.service.access import CALLER, COMMANDS, Caller, Gate, NotAuthenticated, Proof
+from orchestrator.service.checked import WireError
 from orchestrator.service.rates import Buckets, Rate
 
 log = logging.getLogger(__name__)
@@ -91,15 +93,17 @@ class Admission(grpc.aio.ServerInterceptor):
     ) -> Handler:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(access.HEALTH):
+        if handler is None:
             return handler
+        open_to_all = method.startswith(access.HEALTH)
         limit = (
             None if handler.request_streaming or handler.response_streaming else self._limits.unary_seconds
         )
 
         def guarded(behaviour: Behaviour) -> Behaviour:
             async def call(request: Any, context: Context) -> Any:
-                await self._admit(method, context)
+                if not open_to_all:
+                    await self._admit(method, context)
                 return await _carried_out(behaviour, request, context, limit)
 
             return call
@@ -156,7 +160,46 @@ def _texts(values: Any) -> tuple[str, ...]:
     return tuple(value.decode("utf-8", "replace") for value in values or ())
 
 
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """Bytes that are no message, in the place of the message."""
+
+    problem: str
+
+
+def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Bytes from anybody: what is no message is told to its sender, where gRPC would print a traceback for each."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return _Unreadable(str(error))
+
+    return read
+
+
+async def _readable(messages: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    async for message in messages:
+        if isinstance(message, _Unreadable):
+            raise WireError("message", message.problem)
+        yield message
+
+
 async def _carried_out(behaviour: Behaviour, request: Any, context: Context, limit: float | None) -> Any:
+    """What the servicer does with messages that can be read. Others are refused with the reason."""
+    if isinstance(request, _Unreadable):
+        await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, f"message: {request.problem}")
+    try:
+        if hasattr(request, "__aiter__"):
+            async with aclosing(_readable(request)) as messages:
+                return await _answered(behaviour, messages, context, limit)
+        return await _answered(behaviour, request, context, limit)
+    except WireError as error:
+        await _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+
+async def _answered(behaviour: Behaviour, request: Any, context: Context, limit: float | None) -> Any:
     """What the servicer does, whether it answers once, writes to the context or yields."""
     result = behaviour(request, context)
     if inspect.isasyncgen(result):
@@ -183,8 +226,9 @@ async def _refuse(context: Context, code: grpc.StatusCode, words: str) -> NoRetu
 
 def _with(handler: grpc.RpcMethodHandler[Any, Any], change: Callable[[Behaviour], Behaviour]) -> Handler:
     """The same handler with another behaviour; gRPC insists on the shape."""
+    deserialize = handler.request_deserializer
     coders = {
-        "request_deserializer": handler.request_deserializer,
+        "request_deserializer": _reading(deserialize) if deserialize is not None else None,
         "response_serializer": handler.response_serializer,
     }
     if handler.unary_unary is not None:
@@ -251,7 +295,7 @@ class CommandRecord(grpc.aio.ServerInterceptor):
                 self._refused(command, request, context, code, reason)
                 raise
             finally:
-                by = name_of(CALLER.get(None), request.by)
+                by = name_of(CALLER.get(None), getattr(request, "by", ""))
                 took = time.monotonic() - began
                 log.info("%s by %s from %s: %s in %.3f s", command, by, context.peer(), ended, took)
 
@@ -262,17 +306,17 @@ class CommandRecord(grpc.aio.ServerInterceptor):
         if not self._recorded.take(host_of(peer)):
             return
         caller = CALLER.get(None)
+        claimed = getattr(request, "by", "")
+        fields = () if isinstance(request, _Unreadable) else request.DESCRIPTOR.fields
         said = {
-            field.name: _shortened(getattr(request, field.name))
-            for field in request.DESCRIPTOR.fields
-            if field.name != "by"
+            field.name: _shortened(getattr(request, field.name)) for field in fields if field.name != "by"
         }
         self._on_refused(
             RefusedCommand(
                 command=command,
                 arguments=json.dumps(said),
-                by=name_of(caller, request.by),
-                asker=asker_of(caller, request.by, peer),
+                by=name_of(caller, claimed),
+                asker=asker_of(caller, claimed, peer),
                 code=code,
                 reason=reason,
             )

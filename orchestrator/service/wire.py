@@ -49,8 +49,7 @@ def registration(message: pb.AgentMessage, at: float, cause_id: CauseId) -> even
         raise checked.WireError(
             "registration.node", f"{said.node!r} is not a node name ({NODE_NAME.pattern})"
         )
-    if not said.incarnation:
-        raise checked.WireError("registration.incarnation", "is empty")
+    checked.text("registration.incarnation", said.incarnation)
     if len(said.labels) > LABELS_LIMIT:
         raise checked.WireError(
             "registration.labels", f"{len(said.labels)} labels, the limit is {LABELS_LIMIT}"
@@ -63,7 +62,10 @@ def registration(message: pb.AgentMessage, at: float, cause_id: CauseId) -> even
         cause_id=cause_id,
         node=envelope.node,
         incarnation=said.incarnation,
-        labels=tuple(sorted(said.labels.items())),
+        labels=tuple(
+            (checked.label("registration.labels", name), checked.label(f"registration.labels.{name}", value))
+            for name, value in sorted(said.labels.items())
+        ),
         agent_pid=checked.count("registration.agent_pid", said.agent_pid),
         generation=checked.generation("registration.generation", said.generation),
         trainers=_statuses("registration.trainers", said.trainers, envelope),
@@ -131,7 +133,7 @@ def _communication_failed(message: pb.AgentMessage, envelope: checked.Envelope) 
         **source,
         generation=checked.generation("communication_failed.generation", said.generation),
         step=checked.step("communication_failed.step", said.step),
-        detail=said.detail,
+        detail=checked.words(said.detail),
     )
 
 
@@ -158,8 +160,8 @@ def _step_committed(message: pb.AgentMessage, envelope: checked.Envelope) -> eve
         tokens=checked.count("step_committed.tokens", said.tokens),
         time=checked.seconds("step_committed.time", said.time),
         step_seconds=checked.seconds("step_committed.step_seconds", said.step_seconds),
-        sample_ids=tuple(said.sample_ids),
-        expert_load=tuple(said.expert_load),
+        sample_ids=checked.counts("step_committed.sample_ids", said.sample_ids),
+        expert_load=checked.counts("step_committed.expert_load", said.expert_load),
     )
     return events.StepCommitted(
         **source,
@@ -183,7 +185,7 @@ def _acquisition_failed(message: pb.AgentMessage, envelope: checked.Envelope) ->
     return events.AcquisitionFailed(
         **source,
         acquisition=checked.text("acquisition_failed.acquisition", said.acquisition),
-        reason=said.reason,
+        reason=checked.words(said.reason),
     )
 
 
@@ -195,9 +197,9 @@ def _shard_written(message: pb.AgentMessage, envelope: checked.Envelope) -> even
         request=checked.text("shard_written.request", said.request),
         generation=checked.generation("shard_written.generation", said.generation),
         step=checked.step("shard_written.step", said.step),
-        name=checked.text("shard_written.name", said.name),
+        name=checked.folder("shard_written.name", said.name),
         rank=checked.count("shard_written.rank", said.rank),
-        shard=checked.text("shard_written.shard", said.shard),
+        shard=checked.document("shard_written.shard", said.shard),
         bytes=checked.count("shard_written.bytes", said.bytes),
     )
 
@@ -208,7 +210,7 @@ def _checkpoint_failed(message: pb.AgentMessage, envelope: checked.Envelope) -> 
     return events.CheckpointFailed(
         **source,
         request=checked.text("checkpoint_failed.request", said.request),
-        reason=said.reason,
+        reason=checked.words(said.reason),
     )
 
 
@@ -219,8 +221,8 @@ def _checkpoint_sealed(message: pb.AgentMessage, envelope: checked.Envelope) -> 
         **source,
         request=checked.text("checkpoint_sealed.request", said.request),
         step=checked.step("checkpoint_sealed.step", said.step),
-        name=checked.text("checkpoint_sealed.name", said.name),
-        path=said.path,
+        name=checked.folder("checkpoint_sealed.name", said.name),
+        path=checked.words(said.path),
         bytes=checked.count("checkpoint_sealed.bytes", said.bytes),
     )
 
@@ -241,7 +243,7 @@ def _trainer_refused(message: pb.AgentMessage, envelope: checked.Envelope) -> ev
     source = checked.source("trainer_refused", said.source, envelope)
     return events.TrainerRefused(
         **source,
-        reason=said.reason,
+        reason=checked.words(said.reason),
     )
 
 
@@ -306,9 +308,9 @@ def _status(field: str, said: pb.TrainerStatus, envelope: checked.Envelope) -> e
         start=checked.count(f"{field}.start", said.start),
         pid=checked.count(f"{field}.pid", said.pid),
         ready=said.ready,
-        store_address=said.store_address,
-        peer_address=said.peer_address,
-        device_name=said.device_name,
+        store_address=checked.label(f"{field}.store_address", said.store_address),
+        peer_address=checked.label(f"{field}.peer_address", said.peer_address),
+        device_name=checked.label(f"{field}.device_name", said.device_name),
         generation=checked.generation(f"{field}.generation", said.generation),
         step=checked.step(f"{field}.step", said.step),
         phase=phase,

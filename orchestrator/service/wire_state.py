@@ -21,9 +21,9 @@ def _restore_failed(message: pb.AgentMessage, envelope: checked.Envelope) -> eve
     return events.RestoreFailed(
         **source,
         generation=checked.generation("restore_failed.generation", said.generation),
-        name=said.name,
-        shard=said.shard,
-        reason=said.reason,
+        name=checked.label("restore_failed.name", said.name),
+        shard=checked.label("restore_failed.shard", said.shard),
+        reason=checked.words(said.reason),
         damaged=said.damaged,
     )
 
@@ -35,7 +35,7 @@ def _state_refused(message: pb.AgentMessage, envelope: checked.Envelope) -> even
         **source,
         generation=checked.generation("state_refused.generation", said.generation),
         step=checked.step("state_refused.step", said.step),
-        reason=said.reason,
+        reason=checked.words(said.reason),
         not_finite=said.not_finite,
     )
 

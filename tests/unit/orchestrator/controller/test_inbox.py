@@ -68,7 +68,7 @@ def test_of_each_timer_one_event_waits_and_it_is_the_older_one() -> None:
 
 
 def test_heartbeats_are_refused_first_and_step_reports_last() -> None:
-    inbox = Inbox(capacity=4, heartbeat_share=0.5)
+    inbox = Inbox(capacity=4, heartbeat_share=0.5, node_share=1.0)
     assert inbox.put(heartbeat("node-1")) and inbox.put(heartbeat("node-2"))
     assert not inbox.put(heartbeat("node-3"))
     assert inbox.put(heartbeat("node-1", at=9.0)), "a newer one takes the place of the one that waits"
@@ -155,3 +155,17 @@ def _others(events: list[Event]) -> list[Event]:
 
 def _beats(events: list[Event], node: str) -> list[Event]:
     return [event for event in events if isinstance(event, HeartbeatReceived) and event.node == node]
+
+
+def test_a_node_that_floods_leaves_room_for_the_others() -> None:
+    """It is refused at its share; taking its events makes room for it again."""
+    inbox = Inbox(capacity=16, node_share=0.25)
+    flood = [disconnected("node-1") for _ in range(6)]
+    assert [inbox.put(each) for each in flood] == [True] * 4 + [False] * 2
+    assert inbox.put(disconnected("node-2")) and inbox.put(heartbeat("node-3"))
+    assert not inbox.put(heartbeat("node-1"))
+    assert inbox.take(0.0) is flood[0]
+    assert inbox.put(disconnected("node-1"))
+    while inbox.take(0.0) is not None:
+        pass
+    assert [inbox.put(disconnected("node-1")) for _ in range(5)] == [True] * 4 + [False]

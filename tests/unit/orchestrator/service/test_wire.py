@@ -24,10 +24,12 @@ TRAINER = TrainerId("node-1/0")
 ENVELOPE = checked.Envelope(node=NODE, incarnation="i-1", at=AT, cause_id=CAUSE)
 
 counts = st.integers(min_value=0, max_value=2**31 - 1)
-steps = st.integers(min_value=0, max_value=2**62)
-seconds = st.floats(min_value=0.0, max_value=1e9)
-words = st.text(max_size=20)
-names = st.text(min_size=1, max_size=20)
+steps = st.integers(min_value=0, max_value=checked.NUMBER_LIMIT - 1)
+seconds = st.floats(min_value=0.0, max_value=checked.SECONDS_LIMIT)
+_printable = st.characters(codec="utf-8").filter(str.isprintable)
+words = st.text(_printable, max_size=20)
+names = st.text(_printable, min_size=1, max_size=20)
+folders = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
 statuses = st.builds(
     events.TrainerStatus,
     trainer=st.just(TRAINER),
@@ -84,11 +86,11 @@ REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = 
     events.PartsAcquired: {**source, "acquisition": names, "version": steps},
     events.AcquisitionFailed: {**source, "acquisition": names, "reason": words},
     events.ShardWritten: {
-        **source, **place, "request": names, "name": names, "rank": counts, "shard": names, "bytes": steps,
+        **source, **place, "request": names, "name": folders, "rank": counts, "shard": names, "bytes": steps,
     },
     events.CheckpointFailed: {**source, "request": names, "reason": words},
     events.CheckpointSealed: {
-        **source, "request": names, "step": steps, "name": names, "path": words, "bytes": steps,
+        **source, "request": names, "step": steps, "name": folders, "path": words, "bytes": steps,
     },
     events.RestoreFailed: {
         **source, "generation": steps, "name": words, "shard": words, "reason": words, "damaged": st.booleans(),
