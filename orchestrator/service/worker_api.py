@@ -74,6 +74,7 @@ class _Session:
         self.welcomed = False
         self.ending: asyncio.Future[_Ending] = asyncio.get_running_loop().create_future()
         self._outgoing: asyncio.Queue[pb.ControllerMessage] = asyncio.Queue(limit)
+        self._in_flight: asyncio.Future[None] | None = None
 
     def offer(self, message: pb.ControllerMessage) -> None:
         """Queue an order; a full queue ends the stream."""
@@ -92,7 +93,18 @@ class _Session:
     async def write(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Send orders as long as the stream lives."""
         while True:
-            await context.write(await self._outgoing.get())
+            self._in_flight = asyncio.ensure_future(context.write(await self._outgoing.get()))
+            self._in_flight.add_done_callback(_seen)
+            await asyncio.shield(self._in_flight)
+
+    async def quiet(self) -> None:
+        """Until what is being written is written, or the connection has ended.
+
+        Cancelling a write does not take it back from gRPC, which cannot end a stream in the middle of one: the end
+        would fail, and the agent would wait for it as long as its connection lives.
+        """
+        if self._in_flight is not None:
+            await asyncio.wait([self._in_flight])
 
 
 class WorkerApi(worker_pb2_grpc.WorkerServicer):
@@ -198,6 +210,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             ending = leave.ending
         finally:
             self._leave(session, ending.reason)
+        await session.quiet()
         if ending.code is not grpc.StatusCode.OK:
             await context.abort(ending.code, ending.reason)
 
@@ -335,6 +348,12 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             incarnation=session.incarnation,
             reason=reason,
         )
+
+
+def _seen(write: asyncio.Future[None]) -> None:
+    """A write that fails says so to whoever waits for it; nobody does once the stream ends."""
+    if not write.cancelled():
+        write.exception()
 
 
 class _Leave(Exception):
