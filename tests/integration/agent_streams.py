@@ -20,7 +20,7 @@ from orchestrator.core.events import Event
 from orchestrator.service.access import Gate
 from orchestrator.service.causes import Causes
 from orchestrator.service.interceptors import CallLimits
-from orchestrator.service.server import Server, ServerLimits
+from orchestrator.service.server import Server
 from orchestrator.service.tls import ServerTls
 from orchestrator.service.worker_api import StreamLimits, WorkerApi
 from protos import admin_pb2_grpc, worker_pb2_grpc
@@ -66,13 +66,12 @@ async def serving(
     inbox: Inbox | None = None,
     gate: Gate | None = None,
     tls: ServerTls | None = None,
-    server_limits: ServerLimits | None = None,
     calls: CallLimits | None = None,
 ) -> AsyncIterator[Service]:
     """Serve until the block ends."""
     inbox, clock = Inbox() if inbox is None else inbox, SteadyClock()
     api = WorkerApi(inbox=inbox, clock=clock, causes=Causes(), copy_token=COPY_TOKEN, limits=limits)
-    server = Server(gate=gate, tls=tls, limits=server_limits, calls=calls)
+    server = Server(gate=gate, tls=tls, calls=calls)
     address = server.bind("127.0.0.1", 0)
     await server.start(worker=api, admin=admin_pb2_grpc.AdminServicer())
     try:
