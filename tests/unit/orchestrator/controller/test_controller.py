@@ -58,6 +58,14 @@ def test_a_step_report_is_in_the_ledger_before_the_core_sees_it() -> None:
     assert stage.machine.reported == [1, 1]
 
 
+def test_a_step_of_a_generation_that_cannot_be_is_not_put_down(caplog: pytest.LogCaptureFixture) -> None:
+    """The ledger's highest generation counts for the next one: a report may not push it to where nobody can follow."""
+    stage = Stage()
+    stage.controller.handle(committed(1, generation=2**52))
+    assert stage.world.diary == ["commit StepCommitted"]
+    assert "reports step 1 of generation 4503599627370496, which this job cannot have" in caplog.text
+
+
 def test_a_step_that_the_ledger_cannot_take_never_reaches_the_core() -> None:
     stage = Stage()
     stage.world.broken["append"] = LedgerError("cannot append: no room")

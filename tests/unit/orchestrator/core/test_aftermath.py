@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +117,8 @@ def test_the_tolerance_follows_how_much_losses_change(losses: list[float]) -> No
 
 def test_what_is_remembered_is_bounded(make_training: MakeWorld) -> None:
     world = make_training()
+    assert world.state.job is not None
+    world.state.job = replace(world.state.job, spec=replace(world.state.job.spec, steps=100_000))
     for step in range(1, POLICY.remembered_losses + 200):
         commit(world, step, 1.0)
     assert len(world.state.memory.losses) == POLICY.remembered_losses
