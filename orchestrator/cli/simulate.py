@@ -63,7 +63,8 @@ def simulate(
     fields of -o json, among others:
       goodput, steps, steps_lost, steps_redone, failures{kind}, incidents, incident_groups[], gpu_hours{total, useful,
       detection, regroup, ...}, money{total, useful, lost{}}, spares{needed, given, missing_seats_share}, baseline{name,
-      goodput, closed_form_goodput, steps_lost, gpu_hours{}}, timeline[], runs{} (with --runs), notes[]
+      goodput, closed_form_goodput, steps_lost, gpu_hours{}}, replica_groups{goodput, dropped_samples_share},
+      timeline[], marks[], runs{} (with --runs), notes[]
     """
     from simulation.planning import simulate as planning
 

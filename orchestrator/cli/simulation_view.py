@@ -132,6 +132,11 @@ def _comparison(found: Mapping[str, Any]) -> Iterator[Text]:
         f"{baseline['steps_lost']:,} steps lost in {plural(baseline['restarts'], 'restart')}; "
         f"the difference is worth {quantity(saved)} {money['currency']}"
     )
+    groups = found["replica_groups"]
+    yield Text(
+        f"{groups['name']}: goodput {groups['goodput']:.3%} in {plural(groups['groups'], 'group')}, "
+        f"{groups['dropped_samples_share']:.3%} of the samples dropped"
+    )
     needed = spares["needed"]
     enough = "no number of them is enough" if needed is None else plural(needed, "spare node")
     yield Text(

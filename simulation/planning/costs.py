@@ -54,6 +54,7 @@ class Costs:
     trainer_start_seconds: Cost
     node_start_seconds: Cost
     restart_all_seconds: Cost
+    torchft_reconfigure_seconds: Cost
 
     def regroup(self, ranks: int) -> float:
         """Building groups among `ranks` living processes and shaking hands."""

@@ -16,6 +16,7 @@ from simulation.planning.baselines import Baseline
 from simulation.planning.failures import Failure
 from simulation.planning.meter import Cause, Meter
 from simulation.planning.play import Played
+from simulation.planning.replica_groups import ReplicaGroups
 from simulation.planning.scenario import SECONDS_PER_HOUR, Scenario
 from simulation.planning.spares import SpareRow
 
@@ -28,7 +29,11 @@ def goodput(scenario: Scenario, steps: int) -> float:
 
 
 def of_game(
-    played: Played, failures: Sequence[Failure], spares: Sequence[SpareRow], baseline: Baseline
+    played: Played,
+    failures: Sequence[Failure],
+    spares: Sequence[SpareRow],
+    baseline: Baseline,
+    groups: ReplicaGroups,
 ) -> Report:
     """Everything about one game."""
     scenario = played.scenario
@@ -48,6 +53,7 @@ def of_game(
         "money": money(scenario, played.meter),
         "spares": _spares(scenario, spares, played),
         "baseline": _baseline(scenario, baseline),
+        "replica_groups": _groups(scenario, groups),
         "checkpoints": played.checkpoints,
         "restores": played.restores,
         "generations": played.generations,
@@ -173,6 +179,17 @@ def _spares(scenario: Scenario, rows: Sequence[SpareRow], played: Played) -> Rep
         "by_number": [
             {"spare_nodes": row.spare_nodes, "missing_seats_share": row.missing_seats_share} for row in rows
         ],
+    }
+
+
+def _groups(scenario: Scenario, groups: ReplicaGroups) -> Report:
+    return {
+        "name": groups.name,
+        "goodput": groups.goodput,
+        "groups": groups.groups,
+        "dropped_samples_share": groups.dropped_share,
+        "gpu_hours": gpu_hours(groups.meter),
+        "money_lost": sum(money(scenario, groups.meter)["lost"].values()),
     }
 
 

@@ -14,6 +14,7 @@ from simulation.planning.baselines import restart_everybody
 from simulation.planning.failures import draw
 from simulation.planning.picture import draw_svg
 from simulation.planning.play import BINS, CannotStart, Game
+from simulation.planning.replica_groups import leave_out_groups
 from simulation.planning.report import Report
 from simulation.planning.scenario_file import Plan, ScenarioError, load
 from simulation.planning.spares import spares_needed
@@ -41,7 +42,8 @@ def simulate(plan: Plan, runs: int, progress: Progress) -> Report:
         played = game.play(partial(progress, run))
         baseline = restart_everybody(scenario, plan.costs, failures, BINS)
         spares = spares_needed(scenario, plan.folder, scenario.seed)
-        reports.append(report.of_game(played, failures, spares, baseline))
+        groups = leave_out_groups(scenario, plan.costs, failures, BINS)
+        reports.append(report.of_game(played, failures, spares, baseline, groups))
     first = reports[0]
     if runs > 1:
         first["runs"] = report.over_runs(reports)

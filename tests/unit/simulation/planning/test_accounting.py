@@ -28,7 +28,8 @@ def test_gpu_hours_add_up_to_gpus_times_time(overrides: tuple[str, ...], tmp_pat
     found = report(tmp_path, *overrides)
     scenario = found["scenario"]
     gpus = (scenario["nodes"] + scenario["spare_nodes"]) * scenario["gpus_per_node"]
-    for hours in (found["gpu_hours"], found["baseline"]["gpu_hours"]):
+    played = (found, found["baseline"], found["replica_groups"])
+    for hours in (each["gpu_hours"] for each in played):
         causes = [value for name, value in hours.items() if name != "total"]
         assert sum(causes) == pytest.approx(gpus * scenario["days"] * 24, rel=1e-6)
         assert min(causes) > -1e-6

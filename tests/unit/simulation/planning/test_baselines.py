@@ -10,6 +10,7 @@ from orchestrator.core.intervals import efficiency, young_daly_seconds
 from simulation.planning.baselines import restart_everybody
 from simulation.planning.failures import draw
 from simulation.planning.play import BINS
+from simulation.planning.replica_groups import leave_out_groups
 from simulation.planning.report import goodput
 from tests.unit.simulation.planning.small import plan
 
@@ -53,3 +54,15 @@ def test_a_quarter_of_an_hour_is_right_for_a_stall_of_seventeen_seconds() -> Non
 def test_nonsense_has_no_interval() -> None:
     with pytest.raises(ValueError, match="more than 0"):
         young_daly_seconds(1.0, 0.0)
+
+
+def test_leaving_out_a_replica_group_drops_its_samples_until_it_is_healed(tmp_path: Path) -> None:
+    """Groups are of two nodes: one of four is away for the two hours that its node is, less nothing."""
+    trace = "at_hours,kind,node,repair_hours\n10,node_crash,3,2\n"
+    (tmp_path / "trace.csv").write_text(trace)
+    found = plan(tmp_path, "failures.count=0", "failures.trace=trace.csv", "cluster.spare_nodes=0")
+    failures = draw(found.scenario, tmp_path, 1)
+    groups = leave_out_groups(found.scenario, found.costs, failures, BINS)
+    assert groups.groups == 4
+    assert groups.dropped_share == pytest.approx(2 / 96 / 4, rel=0.02)
+    assert 1 - groups.goodput == pytest.approx(2 / 96 / 4, rel=0.03)
