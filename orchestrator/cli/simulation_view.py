@@ -81,7 +81,7 @@ def _incidents(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
         Column(header="CAUSE", cell=lambda row: row["cause"], keep=9),
         Column(header="ANSWER", cell=lambda row: row["action"], keep=9, elastic=True),
         Column(header="INCIDENTS", cell=lambda row: row["incidents"], keep=8, right=True),
-        Column(header="STEPS LOST", cell=lambda row: row["steps_lost"], keep=7, right=True),
+        Column(header="STEPS LOST", cell=lambda row: row["steps_lost_worst"], keep=7, right=True),
         *(
             Column(header=name.upper(), cell=_phase(key), keep=keep, right=True)
             for name, key, keep in (
@@ -93,7 +93,10 @@ def _incidents(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
         ),
     )
     yield table(columns, found["incident_groups"], width, "nothing failed that had a seat")
-    yield Text("times: median/worst; redundancy counts from the first sign of the failure", style=FAINT)
+    yield Text(
+        "steps lost: by the worst; times: median/worst; redundancy counts from the first sign of the failure",
+        style=FAINT,
+    )
 
 
 def _phase(key: str) -> Any:  # what Column.cell takes

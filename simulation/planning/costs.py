@@ -55,6 +55,7 @@ class Costs:
     node_start_seconds: Cost
     restart_all_seconds: Cost
     torchft_reconfigure_seconds: Cost
+    torchft_seconds_per_step: Cost
 
     def regroup(self, ranks: int) -> float:
         """Building groups among `ranks` living processes and shaking hands."""

@@ -98,9 +98,9 @@ class _Groups:
         if training.doing is not Doing.TRAINING and self._resume_at <= until:
             self._spend(max(self._now, self._resume_at))
             training.doing = Doing.TRAINING if self._living() else Doing.WAITING
-        before = training.steps
+        before, missing = training.steps, 1 - self._living() / self._groups
         self._spend(until)
-        self._dropped += (training.steps - before) * (1 - self._living() / self._groups)
+        self._dropped += (training.steps - before) * missing
 
     def _spend(self, until: float) -> None:
         if until > self._now:
@@ -157,8 +157,9 @@ class _Groups:
             self._pause(0.0)
         training = self._scenario.training
         useful = training.step_seconds * self._scenario.cluster.gpus * self._living() / self._groups
+        quorum = self._costs.torchft_seconds_per_step.value
         self._training.speed = Speed(
-            step_seconds=training.step_seconds, vote_seconds=0.0, useful_gpu_seconds=useful
+            step_seconds=training.step_seconds + quorum, vote_seconds=quorum, useful_gpu_seconds=useful
         )
 
     def _pause(self, notice: float) -> None:

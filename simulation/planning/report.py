@@ -92,14 +92,17 @@ def money(scenario: Scenario, meter: Meter) -> Report:
 
 
 def incident_groups(incidents: Iterable[Incident]) -> list[Report]:
-    """Incidents of one cause with one answer, the most frequent first; phases are medians and worst, in seconds."""
+    """Incidents of one cause with one answer, the most frequent first; phases are medians and worst, in seconds.
+
+    Incidents may share a restore, so what each of them lost does not add up to what the job lost.
+    """
     groups: dict[tuple[str, str], list[Incident]] = {}
     for each in incidents:
         groups.setdefault((each.kind.value, each.action or "none yet"), []).append(each)
     rows = []
     for (cause, action), members in sorted(groups.items(), key=lambda each: (-len(each[1]), each[0])):
         row: Report = {"cause": cause, "action": action, "incidents": len(members)}
-        row["steps_lost"] = sum(each.steps_lost for each in members)
+        row["steps_lost_worst"] = max(each.steps_lost for each in members)
         for name, start, end in (
             ("detect", "first_sign_at", "decided_at"),
             ("regroup", "decided_at", "regrouped_at"),
