@@ -41,7 +41,7 @@ def tables(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
     yield Text("")
     yield from _comparison(found)
     yield Text("")
-    yield Text("not measured at this size", style="bold")
+    yield Text("what this leaves out, and what is not measured at this size", style="bold")
     for note in found["notes"]:
         yield Text(f"- {note}", style=FAINT)
 

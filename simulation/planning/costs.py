@@ -47,6 +47,7 @@ class Costs:
     regroup_seconds_per_rank: Cost
     vote_seconds_per_step: Cost
     report_seconds_per_step: Cost
+    compare_gigabytes_per_second: Cost
     stage_gigabytes_per_second: Cost
     write_gigabytes_per_second: Cost
     read_gigabytes_per_second: Cost
@@ -61,10 +62,12 @@ class Costs:
         """Building groups among `ranks` living processes and shaking hands."""
         return self.regroup_base_seconds.value + self.regroup_seconds_per_rank.value * ranks
 
-    def vote(self, ranks: int) -> float:
-        """What fault tolerance adds to each step."""
+    def protection(self, ranks: int, gigabytes: float, compare_every: int) -> float:
+        """What fault tolerance adds to a step on average: the vote, the report, replicas compared now and then."""
         rounds = max(1.0, math.log(max(ranks, 2), MEASURED_RANKS))
-        return self.vote_seconds_per_step.value * rounds + self.report_seconds_per_step.value
+        vote = self.vote_seconds_per_step.value * rounds + self.report_seconds_per_step.value
+        comparing = gigabytes / self.compare_gigabytes_per_second.value
+        return vote + (comparing / compare_every if compare_every else 0.0)
 
     def stage(self, gigabytes: float) -> float:
         """Copying so much of one GPU's state to its host."""

@@ -56,10 +56,10 @@ class Census:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What a step costs: `step_seconds` as it is now, of which each member loses `vote_seconds` to protection."""
+    """What a step costs: `step_seconds` as it is now, of which each member loses `protection_seconds` to protection."""
 
     step_seconds: float
-    vote_seconds: float
+    protection_seconds: float
     useful_gpu_seconds: float
     """Of one step of an undisturbed cluster."""
 
@@ -95,7 +95,7 @@ class Meter:
     ) -> None:
         """Members trained `steps` (a fraction counts) in `seconds`, of which checkpoints took `stalled`."""
         useful = steps * speed.useful_gpu_seconds
-        protection = steps * speed.vote_seconds * census.members
+        protection = steps * speed.protection_seconds * census.members
         stall = stalled * census.members
         self.gpu_seconds[Cause.USEFUL] += useful
         self.gpu_seconds[Cause.PROTECTION] += protection
@@ -107,7 +107,7 @@ class Meter:
     def redo(self, census: Census, speed: Speed, steps: float, at: float) -> None:
         """A part of a step that was trained is thrown away."""
         useful = steps * speed.useful_gpu_seconds
-        protection = steps * speed.vote_seconds * census.members
+        protection = steps * speed.protection_seconds * census.members
         whole = steps * speed.step_seconds * census.members
         self.gpu_seconds[Cause.USEFUL] -= useful
         self.gpu_seconds[Cause.PROTECTION] -= protection

@@ -159,7 +159,7 @@ class _Groups:
         useful = training.step_seconds * self._scenario.cluster.gpus * self._living() / self._groups
         quorum = self._costs.torchft_seconds_per_step.value
         self._training.speed = Speed(
-            step_seconds=training.step_seconds + quorum, vote_seconds=quorum, useful_gpu_seconds=useful
+            step_seconds=training.step_seconds + quorum, protection_seconds=quorum, useful_gpu_seconds=useful
         )
 
     def _pause(self, notice: float) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from orchestrator.core.ids import Step
+from orchestrator.core.spec import IntegritySpec
 from orchestrator.core.state import Generation
 from simulation.planning.costs import Costs
 from simulation.planning.meter import Cause, Census, Meter, Speed
@@ -151,9 +152,10 @@ def speed_of(scenario: Scenario, costs: Costs, ranks: int, most: int = 0, *, vot
     """
     cluster, training = scenario.cluster, scenario.training
     largest = most or math.ceil(training.microbatches_per_gpu * cluster.gpus / ranks)
-    vote = costs.vote(ranks) if votes else 0.0
+    state = training.dense_gigabytes + training.expert_gigabytes
+    protection = costs.protection(ranks, state, IntegritySpec().interval_steps) if votes else 0.0
     return Speed(
-        step_seconds=training.step_seconds * largest / training.microbatches_per_gpu + vote,
-        vote_seconds=vote,
+        step_seconds=training.step_seconds * largest / training.microbatches_per_gpu + protection,
+        protection_seconds=protection,
         useful_gpu_seconds=training.step_seconds * cluster.gpus,
     )
