@@ -42,6 +42,7 @@ class Kind(Enum):
     FLAPPING = "flapping"
     SLOW = "slow-x3"
     NAN = "nan-gradient"
+    BITFLIP = "bit-flip"
     CUT = "cut-both-ways"
     CUT_OUT = "cut-outgoing"
     CUT_IN = "cut-incoming"
@@ -90,6 +91,7 @@ TRAITS: dict[Kind, Trait] = {
         at_once=1,
     ),
     Kind.NAN: Trait(words="a gradient becomes NaN", rolls_back=True),
+    Kind.BITFLIP: Trait(words="one bit of one replica flips", rolls_back=True),
     Kind.CUT: Trait(
         words="no packet reaches or leaves a node", needs=frozenset({Need.NAMESPACES}), at_once=1
     ),

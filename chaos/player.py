@@ -141,6 +141,9 @@ class Player:
         job = copy.deepcopy(self._job)
         cluster = {"nodes": plan.nodes, "spares": plan.spares, "replicas": plan.replicas}
         job["cluster"] = {**job.get("cluster", {}), **cluster}
+        if Kind.BITFLIP in plan.kinds:
+            # A step that is committed with a flipped bit is another trajectory: it must be found before the vote.
+            job["integrity"] = {"interval_steps": 1}
         postgres = Kind.RESTARTED in plan.kinds and Need.POSTGRES in self.machine
         database: Database = self._servers.fresh() if postgres else Embedded(workdir)
         return Setting(

@@ -167,9 +167,8 @@ class Stage:
         """The pid of the newest controller."""
         return int(json.loads((self.workdir / "controller.json").read_text())["pid"])
 
-    def order(self, name: str, *, node: str, phase: str, kind: str = "sigkill", target: str = "") -> None:
+    def order(self, name: str, fault: FaultSpec) -> None:
         """Have a trainer fail by itself in the next such phase."""
-        fault = FaultSpec(kind=kind, node=node, step=1, phase=phase, target=target)
         scratch = self._orders / f"{name}.new"
         scratch.write_text(json.dumps(asdict(fault)))
         scratch.replace(self._orders / f"{name}.json")

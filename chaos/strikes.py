@@ -21,12 +21,15 @@ from chaos.network import Way
 from chaos.plan import RECOVERY_PHASES, STEP_PHASES, Strike
 from chaos.stage import BY, Stage, pause, shared
 from orchestrator.cli import rows
+from orchestrator.core.spec import FaultSpec
 
 STRUCK_SECONDS = 60.0
 """For a trainer to get to the phase in which it was told to fail."""
 BACK_SECONDS = 120.0
 """For a node that was away to be ready again: processes are started anew, torch is imported."""
 STEPS_AFTER = 3
+FLIP_PHASES = ("forward", "backward", "optimizer")
+FLIP_TENSORS = ("weights", "m", "v")
 SLICE_SECONDS = 0.06
 """Of this a slow node gets a third."""
 
@@ -158,14 +161,11 @@ def in_phase(phases: tuple[str, ...]) -> Callable[[Scene], Deed]:
 
     def strike(scene: Scene) -> Deed:
         victim, phase = scene.member(), scene.pick(1, list(phases))
-        scene.stage.order(scene.name, node=victim, phase=phase)
+        fault = FaultSpec(kind="sigkill", node=victim, step=1, phase=phase, target="node")
+        scene.stage.order(scene.name, fault)
         if phase == "checkpoint":
             scene.stage.ask(lambda admin: admin.take_checkpoint(BY))
-        scene.stage.expect(
-            lambda: scene.stage.struck(scene.name),
-            what=f"{victim} in phase {phase}",
-            seconds=STRUCK_SECONDS,
-        )
+        _await_struck(scene, fault)
         return scene.deed(f"{victim} died in phase {phase}")
 
     return strike
@@ -173,12 +173,27 @@ def in_phase(phases: tuple[str, ...]) -> Callable[[Scene], Deed]:
 
 def make_nan(scene: Scene) -> Deed:
     """The step is not committed; what follows may go back to a state that is sound for certain."""
-    victim = scene.member()
-    scene.stage.order(scene.name, node=victim, phase="reduce", kind="nan")
+    fault = FaultSpec(kind="nan", node=scene.member(), step=1, phase="reduce")
+    scene.stage.order(scene.name, fault)
+    _await_struck(scene, fault)
+    return scene.deed(f"made a gradient of {fault.node} NaN")
+
+
+def flip_bit(scene: Scene) -> Deed:
+    """In a replica that is compared with the others in every step; of two that differ nobody can say which is right."""
+    phase, tensor = scene.pick(1, list(FLIP_PHASES)), scene.pick(2, list(FLIP_TENSORS))
+    fault = FaultSpec(kind="bitflip", node=scene.member(), step=1, phase=phase, tensor=tensor)
+    scene.stage.order(scene.name, fault)
+    _await_struck(scene, fault)
+    return scene.deed(f"flipped a bit of {fault.node} ({tensor}, in phase {phase})")
+
+
+def _await_struck(scene: Scene, fault: FaultSpec) -> None:
     scene.stage.expect(
-        lambda: scene.stage.struck(scene.name), what=f"a NaN of {victim}", seconds=STRUCK_SECONDS
+        lambda: scene.stage.struck(scene.name),
+        what=f"{fault.kind} of {fault.node} in phase {fault.phase}",
+        seconds=STRUCK_SECONDS,
     )
-    return scene.deed(f"made a gradient of {victim} NaN")
 
 
 def in_recovery(scene: Scene) -> Deed:
@@ -188,7 +203,8 @@ def in_recovery(scene: Scene) -> Deed:
     others = [each for each in scene.stage.nodes("active") if each != first]
     second = scene.pick(2, others if phase == "regroup" else spares)
     holders = scene.stage.holders()
-    scene.stage.order(scene.name, node=second, phase=phase)
+    fault = FaultSpec(kind="sigkill", node=second, step=1, phase=phase, target="node")
+    scene.stage.order(scene.name, fault)
     scene.stage.signal_node(first, signal.SIGKILL)
     scene.await_incident()
     return scene.deed(f"killed {first}; {second} dies in phase {phase}", first, second, holders=holders)
@@ -387,6 +403,7 @@ STRIKES: dict[Kind, Callable[[Scene], Deed]] = {
     Kind.FLAPPING: flap,
     Kind.SLOW: slow,
     Kind.NAN: make_nan,
+    Kind.BITFLIP: flip_bit,
     Kind.CUT: cut(Way.BOTH),
     Kind.CUT_OUT: cut(Way.OUT),
     Kind.CUT_IN: cut(Way.IN),
