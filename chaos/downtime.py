@@ -2,27 +2,32 @@
 
 An incident's first four phases follow one another from the first sign to the first commit after it, by the
 controller's clock. The ledger is written with the trainers' clocks and knows nothing of incidents; it shows the gap
-between the last commit before the answering generation and the first one of it. The two must agree within `SHARE`,
-beyond a floor that has two parts, because the two intervals do not begin and end at the same moments:
+between the last commit before a failure and the first one after it. The two must agree within `SHARE`, beyond a floor
+that has two parts, because the two intervals do not begin and end at the same moments:
 - a failure comes somewhere inside a step, and the gap counts that step from its beginning: one step, as long as the
-  run's slow ones are (the 95th percentile);
+  run's slow ones (the 95th percentile) or its neighbours (a machine that is busy with other work makes slow steps);
 - the first sign of a node that falls silent is its last heartbeat, which may be older than the last commit: one
   heartbeat period; and a commit is known to the controller a report later than to its trainer, another one.
 
-Incidents that overlap, or with no commit between them, are one outage. Pure. Next: `laws.py`.
+Each incident is laid beside the gap that it shares the most time with; those of one gap are one outage. Pure.
+Next: `laws.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 from chaos.ledger import Committed
 
 SHARE = 0.05
 HEARTBEAT_SECONDS = 0.2
-SLOW_STEP = 0.95
+SLOW_SHARE = 0.95
+NEIGHBOURS = 5
+Gap: TypeAlias = tuple[float, float]
+"""Two commits that follow each other: when they were."""
 PHASES = ("detect_seconds", "decide_seconds", "regroup_seconds", "first_commit_seconds")
 
 
@@ -33,8 +38,6 @@ class Outage:
     incidents: tuple[str, ...]
     began_at: float
     ended_at: float
-    generation: int
-    """The first that answers any of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,57 +63,52 @@ class Comparison:
 def compare(incidents: Sequence[dict[str, Any]], commits: Sequence[Committed]) -> list[Comparison]:
     """One comparison for each outage. `commits` are all that ever happened, those set aside by a restore too."""
     by_time = sorted(commits, key=lambda each: each.time)
-    floor = slow_step(by_time) + 2 * HEARTBEAT_SECONDS
+    times = [each.time for each in by_time]
+    by_gap: dict[Gap, list[Outage]] = {}
+    for outage in outages(incidents):
+        gap = _gap_of(outage, times)
+        if gap is not None:  # else nothing was committed before the failure: there is no gap to look at
+            by_gap.setdefault(gap, []).append(outage)
     found = []
-    for outage in outages(incidents, by_time):
-        before = [each.time for each in by_time if each.generation < outage.generation]
-        # A step of the old generation may be reported late; it was committed before the new one all the same.
-        after = [each.time for each in by_time if each.generation >= outage.generation]
-        if not before or not after:
-            continue  # nothing was committed before the failure: there is no gap to look at
-        seen = min(after) - max(each for each in before if each <= min(after))
-        claimed = outage.ended_at - outage.began_at
-        found.append(Comparison(outage=outage, claimed=claimed, seen=seen, allowed=SHARE * seen + floor))
+    for gap, together in sorted(by_gap.items()):
+        whole = Outage(
+            incidents=tuple(name for each in together for name in each.incidents),
+            began_at=min(each.began_at for each in together),
+            ended_at=max(each.ended_at for each in together),
+        )
+        seen = gap[1] - gap[0]
+        claimed = whole.ended_at - whole.began_at
+        allowed = SHARE * seen + _a_step(by_time, gap) + 2 * HEARTBEAT_SECONDS
+        found.append(Comparison(outage=whole, claimed=claimed, seen=seen, allowed=allowed))
     return found
 
 
-def outages(incidents: Sequence[dict[str, Any]], by_time: Sequence[Committed]) -> list[Outage]:
-    """Incidents that stopped training, those with no commit between them together."""
-    single = []
+def outages(incidents: Sequence[dict[str, Any]]) -> list[Outage]:
+    """Of the incidents that stopped training."""
+    found = []
     for incident in incidents:
         phases = [incident["phases"][name] for name in PHASES]
         if incident["kind"] == "drain" or None in phases:
             continue
         began = float(incident["first_sign_at"])
-        single.append(
-            Outage(
-                incidents=(incident["id"],),
-                began_at=began,
-                ended_at=began + sum(phases),
-                generation=int(incident["generation"]),
-            )
-        )
-    merged: list[Outage] = []
-    for outage in sorted(single, key=lambda each: each.generation):
-        last = merged[-1] if merged else None
-        if last is not None and not _commit_between(by_time, last.generation, outage.generation):
-            merged[-1] = Outage(
-                incidents=(*last.incidents, *outage.incidents),
-                began_at=min(last.began_at, outage.began_at),
-                ended_at=max(last.ended_at, outage.ended_at),
-                generation=last.generation,
-            )
-        else:
-            merged.append(outage)
-    return merged
+        found.append(Outage(incidents=(incident["id"],), began_at=began, ended_at=began + sum(phases)))
+    return found
 
 
-def slow_step(by_time: Sequence[Committed]) -> float:
-    """What a slow step of the run takes."""
-    taken = sorted(each.step_seconds for each in by_time)
-    return taken[min(len(taken) - 1, int(SLOW_STEP * len(taken)))] if taken else 0.0
+def _gap_of(outage: Outage, times: Sequence[float]) -> Gap | None:
+    """The time between two commits that the outage shares the most with; the first such for one that took no time."""
+    gaps = [gap for gap in pairwise(times) if gap[0] <= outage.ended_at and gap[1] >= outage.began_at]
+    return max(gaps, key=lambda gap: _shared(outage, gap), default=None)
 
 
-def _commit_between(by_time: Sequence[Committed], first: int, second: int) -> bool:
-    """Whether the generations from `first` up to, not including, `second` committed anything."""
-    return any(first <= each.generation < second for each in by_time)
+def _a_step(by_time: Sequence[Committed], gap: Gap) -> float:
+    """What a step takes in this run, and about this time."""
+    all_of_them = sorted(each.step_seconds for each in by_time)
+    slow = all_of_them[int(SLOW_SHARE * len(all_of_them))]
+    before = [each.step_seconds for each in by_time if each.time <= gap[0]][-NEIGHBOURS:]
+    after = [each.step_seconds for each in by_time if each.time >= gap[1]][:1]
+    return max(slow, *before, *after)
+
+
+def _shared(outage: Outage, gap: Gap) -> float:
+    return min(outage.ended_at, gap[1]) - max(outage.began_at, gap[0])

@@ -1,6 +1,6 @@
 """What an invocation has to tell: a line for each run, a table for each fault, and all about a run that failed.
 
-Pure: results in, text or JSON out. Next: `__main__.py`.
+Pure: results in, text or JSON out. Next: `command.py`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def replicas_differed(decision: Decision, event: ReplicasDiffered) -> None:
 
 
 def step_redone(decision: Decision, event: StepRedone) -> None:
-    """All members report the same; once is enough."""
+    """All members report the same, and an agent reports again to a controller that was restarted; once is enough."""
     generation, memory = decision.state.generation, decision.state.memory
     if generation is None or generation.number != event.generation or memory.redone_step >= event.step:
         return
@@ -65,10 +65,15 @@ def step_redone(decision: Decision, event: StepRedone) -> None:
     culprit = next((each for each in generation.members if each.rank == event.rank), None)
     who = culprit.trainer if culprit else "more than one member, or the sum of all,"
     node = node_of(culprit.trainer if culprit else event.trainer)
-    begun = decision.at - event.seconds
+    begun = event.happened_at - event.seconds
     cause = f"the numbers of {who} were not finite in step {event.step}"
     if culprit:
         cause = f"{node}{NAMED}{cause}, and those of all others were"
+    if any(
+        (record.kind, record.generation, record.cause) == (IncidentKind.NOT_FINITE, generation.number, cause)
+        for record in decision.state.incidents.values()
+    ):
+        return
     repeaters = _cordon_repeaters(decision, [node] if culprit else [])
     record = incidents.open_incident(
         decision, kind=IncidentKind.NOT_FINITE, node=node, cause=cause, first_sign_at=begun

@@ -48,6 +48,20 @@ def explain(decision: Decision, incident: IncidentId, text: str) -> None:
     decision.say(text, incident)
 
 
+def known_since(decision: Decision, number: GenerationNumber, at: float) -> None:
+    """A member of generation `number` could not tell, while there was no controller, that it had lost touch at `at`.
+
+    Failures that this controller found by itself, and has answered with a later generation, began then at the latest.
+    """
+    started_at = decision.state.memory.started_at
+    if at >= started_at:
+        return
+    for record in tuple(open_incidents(decision.state)):
+        found_here = record.detected_at >= started_at and record.generation > number
+        if found_here and at < record.first_sign_at:
+            decision.put(replace(record, first_sign_at=at))
+
+
 def decided(decision: Decision, incident: IncidentId, *, action: str, number: GenerationNumber) -> None:
     """A generation that answers the incident is part of this outcome."""
     record = decision.state.incidents[incident]

@@ -122,6 +122,8 @@ def communication_failed(decision: Decision, event: CommunicationFailed) -> None
     generations.observe(decision, event.trainer, event.generation)
     state = decision.state
     generation = state.generation
+    if generation is not None and event.generation < generation.number:
+        incidents.known_since(decision, event.generation, event.happened_at)
     if (
         generation is None
         or event.generation != generation.number

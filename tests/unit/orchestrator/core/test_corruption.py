@@ -152,6 +152,21 @@ def test_a_step_that_was_computed_again_is_told_once(make_training: MakeWorld) -
     assert world.generation.number == 1
 
 
+def test_a_step_that_was_computed_again_is_not_told_again_to_the_next_controller(
+    make_training: MakeWorld,
+) -> None:
+    """Agents repeat what they reported lately. Seen in a chaos run: a sound node was cordoned for it."""
+    world = make_training()
+    step = world.state.committed
+    redone(world, step, 1)
+    world.stop_controller()
+    world.start_controller()
+    world.run(0.5)
+    redone(world, step, 1)
+    assert [incident.kind for incident in world.incidents] == [IncidentKind.NOT_FINITE]
+    assert not world.state.nodes[NODE_2].cordoned
+
+
 def test_where_more_than_one_was_not_finite_nobody_is_named(make_training: MakeWorld) -> None:
     world = make_training()
     for _ in range(3):

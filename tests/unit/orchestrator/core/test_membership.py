@@ -89,6 +89,23 @@ def test_failure_that_nobody_could_be_told_of_counts_from_when_it_was(make_train
     assert world.incidents[0].detected_at == world.at
 
 
+def test_earlier_sign_that_comes_after_the_answer_moves_the_beginning(make_training: MakeWorld) -> None:
+    """A new controller found the loss by itself, before the survivors could tell it since when they wait."""
+    world = make_training()
+    world.stop_controller()
+    world.run(5.0)
+    world.start_controller()
+    world.run(0.5)
+    agent = world.agents.alive[NODE_2]
+    exited = {"exit_code": None, "signal": 9, "will_restart": True}
+    world.say(events.TrainerExited, trainer=TRAINER_2, incarnation=agent.incarnation, start=1, **exited)
+    assert world.incidents[0].first_sign_at == world.at
+    lost_touch(world, TRAINER_1, generation=GenerationNumber(1), age_seconds=4.0)
+    assert world.incidents[0].first_sign_at == world.at - 4.0
+    lost_touch(world, TRAINER_1, generation=GenerationNumber(1), age_seconds=0.1)
+    assert world.incidents[0].first_sign_at == world.at - 4.0
+
+
 def test_order_of_the_two_signs_does_not_matter(make_training: MakeWorld) -> None:
     """The peers may notice before the controller does."""
     world = make_training()
