@@ -60,8 +60,9 @@ test-scenarios: $(GENERATED) ## the decision core against its transcripts (rewri
 test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, process groups
 	$(PYTEST) tests/integration
 
-test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed and stopped
+test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed, stopped, cut off and starved
 	$(PYTEST) tests/chaos
+	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short
 
 chaos: $(GENERATED) ## break jobs for MINUTES (20) with faults drawn from SEED, and judge every run
 	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

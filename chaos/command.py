@@ -15,7 +15,7 @@ from chaos import plan as plans
 from chaos import report
 from chaos.job import STEPS, TINY
 from chaos.kinds import TRAITS, Kind
-from chaos.plan import Draw
+from chaos.plan import SHORT, Draw
 from chaos.player import Player, RunResult
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import JobFileError, load_job_file
@@ -66,6 +66,7 @@ def _kinds(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 @click.command(help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.argument("config", type=click.Path(exists=True, dir_okay=False), required=False)
+@click.option("--short", is_flag=True, help="A fixed plan with every fault in it, in a few minutes.")
 @click.option("--seed", type=int, help="What is drawn; printed when it is not given.")
 @click.option("--minutes", type=float, default=20.0, show_default=True, help="Begin no run after so long.")
 @click.option("--runs", type=int, help="Play at most so many.")
@@ -88,6 +89,7 @@ def _kinds(_context: click.Context, _option: click.Parameter, text: str | None) 
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def main(
     config: str | None,
+    short: bool,
     seed: int | None,
     minutes: float,
     runs: int | None,
@@ -99,6 +101,8 @@ def main(
     keep: bool,
     output: str,
 ) -> None:
+    if short:
+        seed, runs, nodes, strikes = SHORT.seed, SHORT.runs, SHORT.draw.nodes, SHORT.draw.most_strikes
     seed = random.SystemRandom().randrange(SEEDS) if seed is None else seed
     folder = (folder or Path(tempfile.mkdtemp(prefix="understudy-chaos-"))).absolute()
     said = sys.stderr if output == "json" else sys.stdout

@@ -59,6 +59,19 @@ class Draw:
     most_strikes: int = MOST_STRIKES
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A fixed part of what a seed draws."""
+
+    seed: int
+    runs: int
+    draw: Draw
+
+
+SHORT = Part(seed=25, runs=5, draw=Draw(nodes=(4, 6), most_strikes=6))
+"""Every kind at least once, in as few and as small runs as could be found; for continuous integration."""
+
+
 def runs(seed: int, draw: Draw) -> Iterator[RunPlan]:
     """All runs of a seed, without end."""
     source = random.Random(seed)

@@ -11,7 +11,7 @@ from chaos.job import TINY
 from tests.chaos.runs import Run, assert_every_sample_once, largest_difference
 
 TOLERANCE = 1e-8
-STEPS = 120
+STEPS = 60
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -74,7 +74,7 @@ def test_where_nobody_can_say_who_is_right_all_go_back_to_what_was_compared(
     summary, ledger = run(
         tmp_path / "run",
         "step=33,kind=bitflip,node=node-2,phase=optimizer",
-        checkpoint={"interval_seconds": 1.0},
+        checkpoint={"interval_seconds": 0.3},
         integrity={"interval_steps": 20},
     )
     (incident,) = summary["incidents"]

@@ -16,7 +16,7 @@ import pytest
 from chaos.job import TINY
 from tests.chaos.runs import Run, assert_every_sample_once, fault
 
-STEPS = 80
+STEPS = 50
 FAULT_STEP = 20
 FACTOR = 3.0
 """Three undisturbed runs are a small sample of a spread."""

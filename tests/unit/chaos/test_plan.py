@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from chaos.kinds import TRAITS, Kind
-from chaos.plan import LIVING, Draw, runs
+from chaos.plan import LIVING, SHORT, Draw, runs
 from chaos.strikes import STRIKES
 
 
@@ -17,6 +17,12 @@ def test_a_seed_is_a_plan() -> None:
 def test_every_kind_has_its_turn_before_long() -> None:
     drawn = [strike.kind for plan in islice(runs(3, Draw()), 12) for strike in plan.strikes]
     assert set(drawn) == set(Kind)
+
+
+def test_the_short_part_has_every_kind() -> None:
+    """A kind that is added draws other plans: look for another seed then."""
+    drawn = [each for plan in islice(runs(SHORT.seed, SHORT.draw), SHORT.runs) for each in plan.strikes]
+    assert {each.kind for each in drawn} == set(Kind)
 
 
 def test_enough_nodes_live_whatever_is_drawn() -> None:
