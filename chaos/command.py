@@ -6,6 +6,7 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,10 @@ def main(
     asked = _asked(config, kinds, nodes, strikes)
     results: list[RunResult] = []
     ends_at = time.monotonic() + 60.0 * minutes
-    with Player(folder, _job(config), keep=keep) as player:
+    with (
+        Player(folder, _job(config), keep=keep) as player,
+        suppress(KeyboardInterrupt),
+    ):  # Ctrl-C: tell what was seen
         for plan in plans.runs(seed, draw):
             if only_run is not None and plan.number < only_run:
                 continue

@@ -17,7 +17,7 @@ REFERENCE_STEPS = 200
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The ledger of 200 steps of the tiny job in float64 on one node, nothing failing: all others must agree with it."""
+    """The ledger of 200 steps of the tiny job in float64 on one node, nothing failing: others must agree with it."""
     workdir = tmp_path_factory.mktemp("reference") / "run"
     alone = {**TINY, "cluster": {"nodes": 1, "spares": 0, "replicas": 1}}
     with Run(workdir, "--steps", str(REFERENCE_STEPS), job=alone) as run:
