@@ -83,10 +83,10 @@ def committed(decision: Decision, number: GenerationNumber) -> None:
 
 
 def rolled_back(decision: Decision, steps_lost: int) -> None:
-    """A restore gives up committed steps: every failure that it answers has its part in that."""
+    """A restore gives up committed steps, perhaps more than the one before: it is the cost of all that it answers."""
     for record in tuple(open_incidents(decision.state)):
         if record.regrouped_at is None and record.kind not in PLANNED:
-            decision.put(replace(record, steps_lost=max(record.steps_lost, steps_lost)))
+            decision.put(replace(record, steps_lost=record.steps_lost + steps_lost))
 
 
 def close(decision: Decision, incident: IncidentId, text: str) -> None:

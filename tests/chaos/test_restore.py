@@ -63,12 +63,6 @@ def damage_is_answered(run: Run) -> bool:
     )
 
 
-def damage_is_answered(run: Run) -> bool:
-    return any(
-        each["kind"] == "checkpoint-damaged" and each["state"] == "closed" for each in run.ask("incidents")
-    )
-
-
 def flip_a_byte(checkpoint: Path) -> None:
     """In the middle of one shard's tensor data."""
     shard = max(checkpoint.glob("*.safetensors"), key=lambda path: path.stat().st_size)
