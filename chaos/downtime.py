@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from chaos.ledger import Committed
+from orchestrator.cli import rows
 
 SHARE = 0.05
 HEARTBEAT_SECONDS = 0.2
@@ -88,7 +89,7 @@ def outages(incidents: Sequence[dict[str, Any]]) -> list[Outage]:
     found = []
     for incident in incidents:
         phases = [incident["phases"][name] for name in PHASES]
-        if incident["kind"] == "drain" or None in phases:
+        if rows.went_on(incident) or None in phases:
             continue
         began = float(incident["first_sign_at"])
         found.append(Outage(incidents=(incident["id"],), began_at=began, ended_at=began + sum(phases)))

@@ -17,6 +17,7 @@ from chaos import downtime, ledger
 from chaos.job import TOLERANCE
 from chaos.ledger import Committed
 from chaos.strikes import Deed
+from orchestrator.cli import rows
 from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.explain import story
 
@@ -118,7 +119,7 @@ def every_incident_explained(evidence: Evidence) -> list[str]:
         empty += [
             name
             for name in downtime.PHASES
-            if incident["phases"][name] is None and incident["kind"] != "drain"
+            if incident["phases"][name] is None and not rows.went_on(incident)
         ]
         if empty:
             found.append(f"L8: {incident['id']} has no {', '.join(empty)}")
