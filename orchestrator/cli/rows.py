@@ -132,8 +132,8 @@ def training_after(incident: Row) -> float | None:
 
 
 def went_on(incident: Row) -> bool:
-    """A drain is planned: others take over at a step boundary, and no step waits for it."""
-    return bool(incident["kind"] == "drain")
+    """A drain, and a straggler that gives up its seat, are planned: others take over at a step boundary."""
+    return incident["kind"] in ("drain", "straggler")
 
 
 def event(message: admin_pb2.Event) -> Row:
