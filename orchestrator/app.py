@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
+from orchestrator.cluster.elsewhere import AgentsElsewhere
 from orchestrator.cluster.processes import AgentCommand, ProcessCluster, dead_nodes, living_nodes
 from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.inbox import Inbox
@@ -149,7 +150,8 @@ def _run_as_the_one(settings: Settings, spec: JobSpec | None, protected: Protect
         try:
             repository = Repository(engine, epoch=lease.epoch)
             state = repository.load()
-            begin = beginning(settings, spec, state.job, nodes_live=bool(living_nodes(settings.workdir)))
+            nodes_live = not settings.starts_agents or bool(living_nodes(settings.workdir))
+            begin = beginning(settings, spec, state.job, nodes_live=nodes_live)
             chosen = spec or (state.job.spec if state.job else None)
             assert chosen is not None, "beginning() refuses to begin without a job"
             log.info("beginning with %s: %s", begin.value, chosen.name)
@@ -343,7 +345,7 @@ async def _serve(made: _Made) -> End:
     server = Server(gate=made.protection.gate, tls=made.protection.tls, on_refused=refusals.note)
     address = _bind(server, settings)
     worker = WorkerApi(inbox=inbox, clock=clock, causes=causes, copy_token=_copy_token(made))
-    cluster = ProcessCluster(_agents(settings, address))
+    cluster = _cluster(settings, address)
     witness = Witness(made.repository)
     nodes = _Nodes(cluster=cluster, worker=worker)
     ports = Ports(store=witness, cluster=nodes, messenger=worker, ledger=made.ledger, ending=endings)
@@ -402,7 +404,7 @@ def _copy_token(made: _Made) -> str:
 class _Nodes:
     """The Cluster port: processes of this machine, and agents that somebody started elsewhere."""
 
-    cluster: ProcessCluster
+    cluster: ProcessCluster | AgentsElsewhere
     worker: WorkerApi
 
     def start_node(self, node: NodeId) -> None:
@@ -422,7 +424,7 @@ class _Running:
     admin: AdminApi
     timers: Timers
     runner: Runner
-    cluster: ProcessCluster
+    cluster: ProcessCluster | AgentsElsewhere
 
     async def end(self, *, nodes_too: bool, reason: str) -> None:
         """Stop listening to nodes, end them if asked, answer who still waits, then handle what is left and stop."""
@@ -452,15 +454,18 @@ def _bind(server: Server, settings: Settings) -> str:
     return whereabouts.dialled(address)
 
 
-def _agents(settings: Settings, address: str) -> AgentCommand:
+def _cluster(settings: Settings, address: str) -> ProcessCluster | AgentsElsewhere:
+    if not settings.starts_agents:
+        return AgentsElsewhere()
     tls = settings.agent_tls
-    return AgentCommand(
+    command = AgentCommand(
         controller=address,
         workdir=settings.workdir,
         token_file=settings.token_file,
         tls=(tls.ca, tls.certificate, tls.key) if tls is not None else None,
         prefix=settings.agent_prefix,
     )
+    return ProcessCluster(command)
 
 
 def _chores(made: _Made, controller: Controller) -> tuple[Chore, ...]:

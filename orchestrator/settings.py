@@ -123,6 +123,8 @@ class Settings:
     agent_prefix: tuple[str, ...] = ()
     """Words before the command line of each agent, {node} in them for the node's name."""
     exit_when_done: bool = False
+    starts_agents: bool = True
+    """False where somebody else does, and this process only waits for them."""
 
 
 def default_database(workdir: Path) -> str:
@@ -178,6 +180,13 @@ def parser() -> argparse.ArgumentParser:
         help="words before the command line of each agent, {node} in them for the node's name, such as "
         f"'ip netns exec {{node}}'; what they name must become the agent by exec (environment: "
         f"{AGENT_PREFIX_VARIABLE})",
+    )
+    made.add_argument(
+        "--agents",
+        choices=("here", "elsewhere"),
+        default="here",
+        help="here (default): start an agent on this machine for each node; elsewhere: somebody else starts them "
+        "(Slurm, ssh), wait until they register",
     )
     made.add_argument(
         "--exit-when-done",
@@ -253,6 +262,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         allow_open=said.allow_open,
         agent_prefix=_prefix(said.agent_prefix or environment.get(AGENT_PREFIX_VARIABLE) or ""),
         exit_when_done=said.exit_when_done,
+        starts_agents=said.agents == "here",
     )
 
 

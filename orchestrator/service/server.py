@@ -87,7 +87,12 @@ class Server:
         self, *, worker: worker_pb2_grpc.WorkerServicer, admin: admin_pb2_grpc.AdminServicer
     ) -> None:
         """Serve, and say so to health checks."""
-        worker_pb2_grpc.add_WorkerServicer_to_server(worker, self._server)
+        # Orders leave as bytes that were serialised once, however many agents they go to.
+        session = grpc.stream_stream_rpc_method_handler(
+            worker.Session, worker_pb2.AgentMessage.FromString, bytes
+        )
+        handlers = grpc.method_handlers_generic_handler(WORKER_SERVICE, {"Session": session})
+        self._server.add_generic_rpc_handlers((handlers,))
         admin_pb2_grpc.add_AdminServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (WORKER_SERVICE, ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from orchestrator.core import actions, events
 from orchestrator.core.ids import CauseId, NodeId
-from orchestrator.core.state import Generation
+from orchestrator.core.state import Generation, Member
 from orchestrator.service import checked, wire_state
 from protos import worker_pb2 as pb
 
@@ -338,7 +338,7 @@ def order(action: ToNode) -> pb.ControllerMessage:
         case actions.Assign():
             return pb.ControllerMessage(
                 assign=pb.Assign(
-                    generation=_assignment(action.assignment), reported_through=action.reported_through
+                    generation=generation(action.assignment), reported_through=action.reported_through
                 )
             )
         case actions.Fence():
@@ -380,25 +380,28 @@ def order(action: ToNode) -> pb.ControllerMessage:
             assert_never(action)
 
 
-def _assignment(generation: Generation) -> pb.Generation:
+def generation(new: Generation, *, members: bool = True, placement: bool = True) -> pb.Generation:
+    """A generation as agents know it, or all but its members or its placement."""
     return pb.Generation(
-        number=generation.number,
-        kind=generation.kind.value,
-        members=[
-            pb.Member(
-                trainer=member.trainer,
-                start=member.start,
-                rank=member.rank,
-                store_address=member.store_address,
-                peer_address=member.peer_address,
-            )
-            for member in generation.members
-        ],
-        placement=[pb.Ranks(ranks=ranks) for ranks in generation.placement],
-        deal=[pb.Microbatches(indices=indices) for indices in generation.deal],
-        restore_name=generation.restore_name,
-        restore_step=generation.restore_step,
-        reason=generation.reason,
+        number=new.number,
+        kind=new.kind.value,
+        members=[member(each) for each in new.members] if members else (),
+        placement=[pb.Ranks(ranks=ranks) for ranks in new.placement] if placement else (),
+        deal=[pb.Microbatches(indices=indices) for indices in new.deal],
+        restore_name=new.restore_name,
+        restore_step=new.restore_step,
+        reason=new.reason,
+    )
+
+
+def member(seated: Member) -> pb.Member:
+    """A member as other members find it."""
+    return pb.Member(
+        trainer=seated.trainer,
+        start=seated.start,
+        rank=seated.rank,
+        store_address=seated.store_address,
+        peer_address=seated.peer_address,
     )
 
 

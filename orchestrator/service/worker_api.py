@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
@@ -20,9 +20,10 @@ import grpc.aio
 from orchestrator.controller.ports import Clock
 from orchestrator.core import actions
 from orchestrator.core.events import Event, HeartbeatReceived, NodeDisconnected, NodeRegistered
-from orchestrator.core.ids import NodeId
+from orchestrator.core.ids import GenerationNumber, NodeId
 from orchestrator.service import checked, wire
 from orchestrator.service.access import CALLER
+from orchestrator.service.assignments import Assignments
 from orchestrator.service.causes import Causes
 from orchestrator.service.rates import Buckets, Rate
 from protos import worker_pb2 as pb
@@ -31,6 +32,8 @@ from protos import worker_pb2_grpc
 log = logging.getLogger(__name__)
 
 _TO_NODE = get_args(wire.ToNode)
+HOLDS_LIMIT = 4
+"""Generations that are remembered to be held by an agent; it keeps as many."""
 
 
 class Inbox(Protocol):
@@ -73,10 +76,12 @@ class _Session:
         self.incarnation = registered.incarnation
         self.welcomed = False
         self.ending: asyncio.Future[_Ending] = asyncio.get_running_loop().create_future()
-        self._outgoing: asyncio.Queue[pb.ControllerMessage] = asyncio.Queue(limit)
+        self.holds: tuple[GenerationNumber, ...] = ()
+        """Generations that the agent holds whole. The controller's thread alone reads and writes it once welcomed."""
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(limit)
         self._in_flight: asyncio.Future[None] | None = None
 
-    def offer(self, message: pb.ControllerMessage) -> None:
+    def offer(self, message: bytes) -> None:
         """Queue an order; a full queue ends the stream."""
         try:
             self._outgoing.put_nowait(message)
@@ -128,6 +133,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         self._messages = Buckets(self._limits.messages, time.monotonic)
         self._bytes = Buckets(self._limits.bytes, time.monotonic)
         self._sessions: dict[NodeId, _Session] = {}
+        self._assignments = Assignments()
         self._closed = False
         self._farewells: set[asyncio.Task[None]] = set()
 
@@ -144,18 +150,24 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         if session is None or not (session.welcomed or isinstance(action, actions.Welcome)):
             return False
         session.welcomed = True
+        if isinstance(action, actions.Assign):
+            number = action.assignment.number
+            body = self._assignments.message(action.assignment, action.reported_through, session.holds)
+            session.holds = (*session.holds, number)[-HOLDS_LIMIT:]
+            return self._post(session, body)
         message = wire.order(action)
         if isinstance(action, actions.Welcome):
             message.welcome.copy_token = self._copy_token
-        return self._post(session, message)
+        return self._post(session, message.SerializeToString())
 
     def dismiss(self, node: NodeId, reason: str) -> None:
         """Ask an agent to end its trainers and itself, if it is connected. From any thread."""
         session = self._sessions.get(node)
         if session is not None:
-            self._post(session, pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason)))
+            shutdown = pb.ControllerMessage(shutdown=pb.Shutdown(reason=reason))
+            self._post(session, shutdown.SerializeToString())
 
-    def _post(self, session: _Session, message: pb.ControllerMessage) -> bool:
+    def _post(self, session: _Session, message: bytes) -> bool:
         try:
             self._loop.call_soon_threadsafe(session.offer, message)
         except RuntimeError:  # the loop has closed under us: the controller is on its way out
@@ -189,11 +201,11 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
     async def Session(  # noqa: N802 (named by the proto)
         self,
         request_iterator: AsyncIterator[pb.AgentMessage],
-        context: grpc.aio.ServicerContext[pb.AgentMessage, pb.ControllerMessage],
+        context: grpc.aio.ServicerContext[pb.AgentMessage, bytes],
     ) -> None:
         """One agent's stream from registration to its end, for whatever reason it ends."""
         try:
-            registered = await self._registration(request_iterator)
+            registered, holds = await self._registration(request_iterator)
         except checked.WireError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except TimeoutError:
@@ -202,6 +214,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         except _Leave as leave:
             await context.abort(leave.ending.code, leave.ending.reason)
         session = _Session(registered, self._limits.outgoing_messages)
+        session.holds = tuple(GenerationNumber(each) for each in holds[-HOLDS_LIMIT:])
         ending = _Ending(code=grpc.StatusCode.CANCELLED, reason="the connection broke")
         try:
             await self._enter(session, registered)
@@ -214,7 +227,9 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         if ending.code is not grpc.StatusCode.OK:
             await context.abort(ending.code, ending.reason)
 
-    async def _registration(self, messages: AsyncIterator[pb.AgentMessage]) -> NodeRegistered:
+    async def _registration(
+        self, messages: AsyncIterator[pb.AgentMessage]
+    ) -> tuple[NodeRegistered, Sequence[int]]:
         if self._closed:
             raise _Leave(_Ending(code=grpc.StatusCode.UNAVAILABLE, reason="the controller is stopping"))
         async with asyncio.timeout(self._limits.registration_seconds):
@@ -234,7 +249,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             )
             log.warning("%s: %s", caller.peer, words)
             raise _Leave(_Ending(code=grpc.StatusCode.PERMISSION_DENIED, reason=words))
-        return registered
+        return registered, first.registration.holds
 
     async def _enter(self, session: _Session, registered: NodeRegistered) -> None:
         """Take the node's place. An older agent of the node is gone by then, and the core hears of it first."""
@@ -255,7 +270,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         self,
         session: _Session,
         messages: AsyncIterator[pb.AgentMessage],
-        context: grpc.aio.ServicerContext[pb.AgentMessage, pb.ControllerMessage],
+        context: grpc.aio.ServicerContext[pb.AgentMessage, bytes],
     ) -> _Ending:
         reading = asyncio.create_task(self._read(session, messages))
         writing = asyncio.create_task(session.write(context))
@@ -284,6 +299,9 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
                     cause_id=self._causes.fresh(kind),
                 )
                 await self._submit(wire.event(message, envelope))
+                if kind == "heartbeat" and message.heartbeat.sequence:
+                    heard = pb.HeartbeatHeard(sequence=message.heartbeat.sequence)
+                    session.offer(pb.ControllerMessage(heartbeat_heard=heard).SerializeToString())
         except checked.WireError as error:
             log.warning("node %s sent what cannot be: %s", session.node, error)
             return _Ending(code=grpc.StatusCode.INVALID_ARGUMENT, reason=str(error))
