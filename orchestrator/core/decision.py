@@ -52,6 +52,8 @@ class Decision:
         self.state = state
         self.policy = policy
         self.at = at
+        self.tick = False
+        """Only time has passed."""
         self.stirred = True
         """False when nothing happened that the level-triggered parts (`upkeep.py`) would have to look at."""
         self._changes: dict[tuple[str, str], Entity] = {}
@@ -140,6 +142,11 @@ class Decision:
     def say(self, text: str, incident: IncidentId | None = None) -> None:
         """Why, in words."""
         self._reasons.append(Reason(text=text, incident=incident))
+
+    @property
+    def empty(self) -> bool:
+        """Nothing has come of it so far."""
+        return not (self._changes or self._actions or self._reasons)
 
     def outcome(self) -> Outcome:
         """All of it; changes are durable before the first action is performed."""

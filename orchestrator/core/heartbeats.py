@@ -26,8 +26,18 @@ def infer(decision: Decision, statuses: Sequence[TrainerStatus], before: Sequenc
 
 
 def _came_or_went(decision: Decision, status: TrainerStatus, previous: TrainerStatus | None) -> None:
+    heed_silence(decision, status)
     if previous is None or (previous.ready, previous.start) != (status.ready, status.start):
         decision.stirred = True
+
+
+def heed_silence(decision: Decision, status: TrainerStatus) -> None:
+    """Note who is not heard of by its own agent; the sweep looks at these only."""
+    silent = decision.state.memory.silent
+    if status.silent_seconds >= decision.policy.hang_seconds:
+        silent.add(status.trainer)
+    elif silent:
+        silent.discard(status.trainer)
 
 
 def _enter_planned(decision: Decision, status: TrainerStatus) -> None:

@@ -64,10 +64,12 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
 def try_start(decision: Decision) -> None:
     """Send the first generation once enough trainers are ready; give up after `start_seconds`."""
     state, cluster = decision.state, decision.job.spec.cluster
+    if state.memory.short_of_nodes > 1 and not decision.tick:
+        state.memory.short_of_nodes -= 1
+        return
     here = sum(1 for view in state.views.values() if view.connected)
-    ready = sum(status.ready for view in state.views.values() for status in view.trainers.values())
-    possible = here >= cluster.nodes and ready >= roster.seats(cluster)
-    complete = _complete_nodes(decision) if possible else {}
+    complete = _complete_nodes(decision) if here >= cluster.nodes else {}
+    state.memory.short_of_nodes = cluster.nodes - (len(complete) if here >= cluster.nodes else here)
     if len(complete) < cluster.nodes:
         state.memory.quorum_at = None
         _give_up_late(decision)

@@ -42,9 +42,16 @@ def sweep(decision: Decision) -> None:
 def _expired_leases(decision: Decision) -> list[Departure]:
     """Nodes without a heartbeat for too long; the late ones become suspect."""
     state, policy = decision.state, decision.policy
-    expired = []
+    expired: list[Departure] = []
+    if decision.at < state.memory.leases_from:
+        return expired
     limit = decision.at - policy.suspect_seconds
     late = [node for node, view in state.views.items() if view.last_seen <= limit]
+    earliest = min(
+        (view.last_seen for view in state.views.values() if view.last_seen > limit), default=decision.at
+    )
+    waits = any(state.nodes[node].state in HEARD_OF for node in late)
+    state.memory.leases_from = decision.at if waits else earliest + policy.suspect_seconds
     for node in sorted(late, key=natural):
         entity = state.nodes[node]
         if entity.state not in HEARD_OF:
@@ -98,7 +105,9 @@ def _last_sign(decision: Decision, node: NodeId) -> float:
 def _silent_members(decision: Decision, gone: set[TrainerId]) -> list[Loss]:
     """Members that their agents have not heard of, in case the report of it was lost."""
     losses = []
-    for member in decision.state.generation.members if decision.state.generation else ():
+    silent = decision.state.memory.silent
+    members = [found for trainer in silent if (found := roster.seat(decision.state, trainer)) is not None]
+    for member in sorted(members, key=lambda each: each.rank):
         status = roster.status_of(decision.state, member.trainer)
         if member.trainer in gone or status is None or status.start != member.start:
             continue
@@ -161,13 +170,13 @@ def _stall(decision: Decision) -> bool:
     generation = state.generation
     if generation is None or not roster.all_joined(state) or state.memory.ended:
         return False
-    statuses = [roster.status_of(state, each.trainer) for each in generation.members]
-    if any(status is not None and status.phase is TrainerPhase.FINISHED for status in statuses):
-        return False
     usual = median(state.memory.step_seconds) if state.memory.step_seconds else 0.0
     limit = max(policy.stall_seconds, policy.usual_steps_of_a_stall * usual)
     since = max(state.memory.progress_at, state.memory.started_at)
     if decision.at - since < limit:
+        return False
+    statuses = [roster.status_of(state, each.trainer) for each in generation.members]
+    if any(status is not None and status.phase is TrainerPhase.FINISHED for status in statuses):
         return False
     what = f"made no progress for {decision.at - since:.1f} s"
     _break_up(decision, generation, _not_waiting(decision, generation), what, since)

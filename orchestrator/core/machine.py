@@ -64,10 +64,12 @@ class Machine:
         if isinstance(event, events.JobSubmitted):
             self.policy = self.policy.for_job(event.spec)
         decision = Decision(self.state, self.policy, event.at)
+        decision.tick = isinstance(event, events.LeasesDue)
         if decision.works() or isinstance(event, _ANYTIME):
             _dispatch(decision, event)
-            if decision.stirred:
+            if decision.stirred and not (decision.tick and self.state.memory.resting and decision.empty):
                 upkeep.advance(decision)
+                self.state.memory.resting = upkeep.at_rest(decision)
         elif self.state.job is not None and isinstance(event, events.NodeRegistered):
             greeting.turn_away(decision, event)
         outcome = decision.outcome()

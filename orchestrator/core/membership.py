@@ -180,6 +180,7 @@ def trainer_became_ready(decision: Decision, event: TrainerBecameReady) -> None:
     node = node_of(event.trainer)
     trainers = decision.state.views[node].trainers
     trainers[event.trainer] = event.status
+    heartbeats.heed_silence(decision, event.status)
     # An agent ends fenced processes before it says this, and keeps those that never had a seat.
     decision.state.memory.fenced_starts.pop(event.trainer, None)
     statuses = tuple(trainers.values())

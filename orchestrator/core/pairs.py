@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from orchestrator.core import health, quarantine, roster, stragglers
 from orchestrator.core.actions import CheckPair
-from orchestrator.core.decision import Decision, in_order
+from orchestrator.core.decision import Decision, in_order, natural
 from orchestrator.core.events import PairChecked, TrainerStatus
 from orchestrator.core.ids import NodeId, TrainerId, node_of
 from orchestrator.core.pair_verdict import Finding, Verdict, judge
@@ -50,8 +50,10 @@ def _candidates(decision: Decision) -> list[tuple[NodeId, PairPurpose]]:
     state = decision.state
     due = [
         (node, PairPurpose.READMIT)
-        for node in roster.connected(state)
-        if (until := health.of(state, node).quarantined_until) is not None
+        for node in sorted(state.health, key=natural)
+        if (until := state.health[node].quarantined_until) is not None
+        and node in state.views
+        and state.views[node].connected
         and decision.at >= until
         and not state.nodes[node].cordoned
         and not roster.members_on(state.generation, node)

@@ -254,10 +254,9 @@ class _Shelf:
 
     def _move_to(self, receiver: Rank) -> _Move | None:
         """A replica of the fullest rank that has two more than the receiver and one that may go there."""
-        fullest = sorted(range(len(self.nodes)), key=lambda rank: (-self.held[rank], -self.load[rank], rank))
-        for donor in fullest:
-            if self.held[donor] - self.held[receiver] < 2:
-                return None
+        enough = self.held[receiver] + 2
+        giving = [rank for rank, held in enumerate(self.held) if held >= enough]
+        for donor in sorted(giving, key=lambda rank: (-self.held[rank], -self.load[rank], rank)):
             heaviest_backup_first = sorted(
                 (expert for expert, ranks in enumerate(self.holders) if donor in ranks),
                 key=lambda expert: (self.holders[expert][0] == donor, -self._share[expert], expert),

@@ -6,7 +6,7 @@ failure. Next: `incidents.py`.
 
 from __future__ import annotations
 
-from orchestrator.core import aftermath, credible, generations, incidents, refusals
+from orchestrator.core import aftermath, credible, generations, incidents, refusals, roster
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import StepCommitted
 from orchestrator.core.lifecycle import JobTrigger
@@ -34,8 +34,8 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
     memory.progress_at = decision.at
     memory.step_began_at = max(memory.step_began_at, decision.at - record.step_seconds)
     memory.generations_without_commit = 0
-    absent = [each.trainer for each in generation.members if each.trainer not in state.joined]
-    if absent:
+    if not roster.all_joined(state):
+        absent = [each.trainer for each in generation.members if each.trainer not in state.joined]
         generations.seen_at_work(decision, *absent)
         decision.stirred = True
     incidents.committed(decision, generation.number)

@@ -55,7 +55,9 @@ def advance(decision: Decision) -> None:
         return
     if not state.generation.members:
         return  # who waits for nodes starts them at once (`recovery.end_waiting`)
-    vacant = roster.seats(decision.job.spec.cluster) - len(state.generation.members) - _coming(decision)
+    vacant = roster.seats(decision.job.spec.cluster) - len(state.generation.members)
+    if vacant > 0:
+        vacant -= _coming(decision)
     at_once = breaker.broken(state, decision.at) is not None
     for node in node_ids(decision.job.spec.cluster):
         if vacant <= 0:

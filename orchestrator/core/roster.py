@@ -6,6 +6,7 @@ Next: `membership.py`, which keeps the views current; `generations.py`, which se
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from orchestrator.core import health
 from orchestrator.core.decision import in_order, natural
@@ -36,27 +37,56 @@ def seats(cluster: ClusterSpec) -> int:
     return cluster.nodes * cluster.devices_per_node
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seating:
+    """The members of a generation as they are asked for."""
+
+    generation: Generation
+    by_trainer: dict[TrainerId, Member]
+    by_node: dict[NodeId, tuple[Member, ...]]
+    nodes: tuple[NodeId, ...]
+    """By rank."""
+
+
+SEATINGS_LIMIT = 4
+"""Generations whose seating is remembered: the one in force, the planned one, and their predecessors."""
+_seatings: list[Seating] = []
+"""Newest first. A generation never changes, so neither does its seating; this only spares making it again."""
+
+
+def seating(generation: Generation) -> Seating:
+    """Who sits where. Made once for a generation, since with thousands of members it is asked for at every event."""
+    for known in _seatings:
+        if known.generation is generation:
+            return known
+    by_node: dict[NodeId, list[Member]] = {}
+    nodes = tuple(node_of(each.trainer) for each in generation.members)
+    for node, each in zip(nodes, generation.members, strict=True):
+        by_node.setdefault(node, []).append(each)
+    made = Seating(
+        generation=generation,
+        by_trainer={each.trainer: each for each in generation.members},
+        by_node={node: tuple(members) for node, members in by_node.items()},
+        nodes=nodes,
+    )
+    _seatings.insert(0, made)
+    del _seatings[SEATINGS_LIMIT:]
+    return made
+
+
 def member(generation: Generation | None, trainer: TrainerId) -> Member | None:
     """The seat of a trainer, whichever process of it has it."""
-    if generation is None:
-        return None
-    return next((each for each in generation.members if each.trainer == trainer), None)
+    return None if generation is None else seating(generation).by_trainer.get(trainer)
 
 
 def seats_by_trainer(generation: Generation) -> dict[TrainerId, Member]:
     """All seats of a generation by name, for those who ask for many."""
-    return {each.trainer: each for each in generation.members}
+    return seating(generation).by_trainer
 
 
 def seat(state: ClusterState, trainer: TrainerId) -> Member | None:
-    """The seat of a trainer in the generation in force. Cheap: asked for every heartbeat."""
-    generation, memory = state.generation, state.memory
-    if generation is None:
-        return None
-    if memory.seats_of != generation.number:
-        memory.seats = seats_by_trainer(generation)
-        memory.seats_of = generation.number
-    return memory.seats.get(trainer)
+    """The seat of a trainer in the generation in force."""
+    return member(state.generation, trainer)
 
 
 def is_member(generation: Generation | None, trainer: TrainerId, start: int) -> bool:
@@ -69,19 +99,19 @@ def members_on(generation: Generation | None, node: NodeId) -> tuple[Member, ...
     """Members on a node, by rank."""
     if generation is None:
         return ()
-    return tuple(each for each in generation.members if node_of(each.trainer) == node)
+    return seating(generation).by_node.get(node, ())
 
 
 def nodes_by_rank(generation: Generation) -> tuple[NodeId, ...]:
     """The failure domain of every rank."""
-    return tuple(node_of(each.trainer) for each in generation.members)
+    return seating(generation).nodes
 
 
 def all_joined(state: ClusterState) -> bool:
-    """The generation in force has members, and all of them have regrouped. Cheap: only members ever join."""
+    """The generation in force has members, and all of them have regrouped. Nobody else ever joins (`invariants`)."""
     generation = state.generation
     return (
-        generation is not None and bool(generation.members) and len(state.joined) >= len(generation.members)
+        generation is not None and bool(generation.members) and len(state.joined) == len(generation.members)
     )
 
 
@@ -133,21 +163,25 @@ def starting(state: ClusterState, leaving: Collection[TrainerId] = ()) -> tuple[
 def _candidates(
     state: ClusterState, leaving: Collection[TrainerId] = (), *, doubtful: bool = False
 ) -> Iterator[TrainerStatus]:
-    """Trainers without a seat on nodes that may give one, in order."""
-    memory = state.memory
-    nodes = connected(state)
+    """Trainers without a seat on nodes that may give one, in order. Most have a seat: only the others are sorted."""
+    in_force = seating(state.generation).by_trainer if state.generation else {}
+    planned = seating(state.planned).by_trainer if state.planned else {}
+    without: dict[NodeId, list[TrainerId]] = {}
+    for node, view in state.views.items():
+        if not view.connected:
+            continue
+        for trainer in view.trainers:
+            if (trainer not in in_force and trainer not in planned) or trainer in leaving:
+                without.setdefault(node, []).append(trainer)
+    nodes = sorted(without, key=natural)
     if state.health:
-        kept_out = [node for node in nodes if health.kept_out(state, node)]
-        nodes = tuple(node for node in nodes if node not in kept_out)
-        nodes = (*nodes, *kept_out) if doubtful else nodes
+        kept_out = {node for node in nodes if health.kept_out(state, node)}
+        nodes = [node for node in nodes if node not in kept_out]
+        nodes += sorted(kept_out, key=natural) if doubtful else []
     for node in nodes:
         entity = state.nodes[node]
         if entity.cordoned or entity.state not in (NodeState.SPARE, NodeState.ACTIVE):
             continue
-        view = state.views[node]
-        without = [each for each in view.trainers if each in leaving or seat(state, each) is None]
-        for trainer in sorted(without, key=in_order):
-            if (
-                trainer in leaving or member(state.planned, trainer) is None
-            ) and trainer not in memory.refused:
-                yield view.trainers[trainer]
+        for trainer in sorted(without[node], key=in_order):
+            if trainer not in state.memory.refused:
+                yield state.views[node].trainers[trainer]

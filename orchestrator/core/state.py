@@ -309,9 +309,14 @@ class PairCheck:
 class Memory:
     """What one controller remembers between two events and a restarted one does without. Never stored."""
 
-    seats: dict[TrainerId, Member] = field(default_factory=dict)
-    """Members of generation `seats_of`, found by name: an index that `roster.seat` makes when it is asked."""
-    seats_of: GenerationNumber = NO_GENERATION
+    short_of_nodes: int = 0
+    """Before the start: at least so many events, each about one node, must come before enough nodes are ready."""
+    leases_from: float = 0.0
+    """No lease can run late before this time, so sweeps before it need not look."""
+    silent: set[TrainerId] = field(default_factory=set)
+    """Trainers that their agent had not heard of for too long when it last spoke."""
+    resting: bool = False
+    """Everything is as well as it can be: only an event can give the level-triggered parts something to do, not time."""
     started_at: float = 0.0
     """When this controller took over: limits that began before it count from here."""
     progress_at: float = 0.0

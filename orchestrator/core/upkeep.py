@@ -6,9 +6,19 @@ here. Next: `jobs.py`, `recovery.py`, `endings.py`, `checkpoints.py`, `repair.py
 
 from __future__ import annotations
 
-from orchestrator.core import checkpoints, endings, jobs, pairs, recovery, repair, revival
+from orchestrator.core import (
+    checkpoints,
+    endings,
+    incidents,
+    jobs,
+    pairs,
+    recovery,
+    repair,
+    revival,
+    roster,
+)
 from orchestrator.core.decision import Decision
-from orchestrator.core.state import JobState
+from orchestrator.core.state import JobState, NodeState
 
 
 def advance(decision: Decision) -> None:
@@ -29,3 +39,27 @@ def advance(decision: Decision) -> None:
     if decision.works() and decision.job.state is not JobState.STOPPING and not decision.state.memory.ended:
         checkpoints.advance(decision)
         repair.advance(decision)
+
+
+def at_rest(decision: Decision) -> bool:
+    """Nothing is under way, wanted, broken or to be forgiven: as long as no event comes, a sweep need not look again."""
+    state = decision.state
+    memory, job = state.memory, state.job
+    return (
+        job is not None
+        and job.state is JobState.RUNNING
+        and roster.all_joined(state)
+        and state.planned is None
+        and not state.acquisitions
+        and memory.repair is None
+        and memory.blame is None
+        and not memory.ended
+        and not memory.acquire_failures
+        and not (memory.checkpoint_due or memory.checkpoint_wanted)
+        and not memory.checks
+        and not memory.stragglers
+        and len(state.generation.members if state.generation else ()) >= roster.seats(job.spec.cluster)
+        and all(record.quarantined_until is None for record in state.health.values())
+        and incidents.first_open(state) is None
+        and not any(node.state is NodeState.REQUESTED for node in state.nodes.values())
+    )
