@@ -130,7 +130,7 @@ class Agents:
         return sum(each["alive"] for each in self.ask(do="state"))
 
     def newest(self) -> int:
-        return max(each["newest"] for each in self.ask(do="state"))
+        return max(int(each["newest"]) for each in self.ask(do="state"))
 
     def lost(self) -> list[str]:
         return [words for each in self.ask(do="state") for words in each["lost"]]
@@ -174,7 +174,7 @@ class Controller:
         return int(next(line.split()[1] for line in lines if line.startswith("wchar")))
 
     def rows(self) -> int:
-        """Rows of the event log and the outbox, counted by their running numbers; everything else is updated in place."""
+        """Rows of event log and outbox, by their running numbers; everything else is updated in place."""
         connection = sqlite3.connect(f"file:{self.workdir / 'controller.db'}?mode=ro", uri=True, timeout=30)
         try:
             counts = [
@@ -234,9 +234,7 @@ def measure(agents: int, options: argparse.Namespace, folder: Path) -> Figures:
     job = job_of(agents)
     figures = Figures(agents=agents)
     controller = Controller(folder, job, cores.controller, options.wrap)
-    fleets = [
-        Fleet(controller.address, job, cores.agents) for _ in range(options.processes)
-    ]
+    fleets = [Fleet(controller.address, job, cores.agents) for _ in range(options.processes)]
     everybody = Agents(fleets)
     try:
         began = time.monotonic()
@@ -267,7 +265,9 @@ def _steady(figures: Figures, controller: Controller, agents: Agents, seconds: f
     after = agents.ask(do="measured")
     elapsed = time.monotonic() - began
     figures.controller_cores = (controller.processor_seconds() - used) / elapsed
-    figures.agents_cores = sum(new["cpu"] - old["cpu"] for old, new in zip(before, after, strict=True)) / elapsed
+    figures.agents_cores = (
+        sum(new["cpu"] - old["cpu"] for old, new in zip(before, after, strict=True)) / elapsed
+    )
     figures.rows_per_second = (controller.rows() - rows) / elapsed
     figures.written_bytes_per_second = (controller.written_bytes() - written) / elapsed
     figures.memory_bytes = controller.memory_bytes()
@@ -289,14 +289,24 @@ def _death(figures: Figures, agents: Agents) -> None:
     before, alive = agents.newest(), agents.alive()
     died = max(each["at"] for each in agents.ask(do="die", trainers=[by_rank[rank]]))
     agents.ask(do="complain", trainers=[by_rank[rank - 1], by_rank[rank + 1]])
-    _wait(lambda: agents.told(before + 1)[0] >= alive - 1, ANSWER_SECONDS, "all survivors have the new assignment")
+    _wait(
+        lambda: agents.told(before + 1)[0] >= alive - 1,
+        ANSWER_SECONDS,
+        "all survivors have the new assignment",
+    )
     figures.death.append(agents.told(before + 1)[1] - died)
-    _wait(lambda: agents.told(before + 2)[0] >= alive - 1, ANSWER_SECONDS, "all know of the spare that is seated")
+    _wait(
+        lambda: agents.told(before + 2)[0] >= alive - 1,
+        ANSWER_SECONDS,
+        "all know of the spare that is seated",
+    )
     figures.seated.append(agents.told(before + 2)[1] - died)
 
 
-HEAD = ("agents", "heartbeats/s", "p50 ms", "p99 ms", "max ms", "late ms", "cores", "MB", "rows/s", "KB/s", "death s", "seated s",
-        "start s", "agents' cores")  # fmt: skip
+HEAD = (
+    "agents", "heartbeats/s", "p50 ms", "p99 ms", "max ms", "late ms", "cores", "MB", "rows/s", "KB/s", "death s",
+    "seated s", "start s", "agents' cores",
+)  # fmt: skip
 
 
 def row(figures: Figures) -> list[str]:
@@ -350,7 +360,8 @@ def main() -> None:
         if each.lost_streams:
             print(f"{each.agents} agents: streams were lost, for example {each.lost_streams[0]}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": described, "sizes": [asdict(each) for each in found]}, indent=2))
+        figures = {"machine": described, "sizes": [asdict(each) for each in found]}
+        options.json.write_text(json.dumps(figures, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many agents in one process: each with its own TCP connection and stream to a real controller, speaking the real protos.
+"""Many agents in one process, each with its own TCP connection and stream to a real controller, in the real protos.
 
 Started by `control_plane.py`, told what to do by lines of JSON on its input, answers with lines of JSON. An agent here
 has no trainers; it plays them: ready at once, a step per second, joined as soon as it is told a generation. What all

@@ -2,8 +2,8 @@
 
 The cluster comes about through the same events that agents cause. Timed, each by the clock: a quiet heartbeat, a sweep
 of the limits in which nothing is due, a node's death (its stream is broken, then a peer reports a broken collective),
-a rack's (64 leases run out in one sweep, or a quarter of a small cluster), and a spare that is seated. Medians of a few. Next: `control_plane.py`, the same
-with everything around it.
+a rack's (64 leases run out in one sweep, or a quarter of a small cluster), and a spare that is seated.
+Next: `control_plane.py`, the same with everything around it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Cluster:
         return self.state.generation
 
     def source(self, trainer: str) -> dict[str, Any]:
-        return {"trainer": trainer, "incarnation": f"i-{node_of(trainer)}", "start": 1}  # type: ignore[arg-type]
+        return {"trainer": trainer, "incarnation": f"i-{node_of(trainer)}", "start": 1}
 
     def join(self, generation: Generation) -> float:
         """All members join; seconds for all of them."""
@@ -135,7 +135,11 @@ def started(agents: int) -> tuple[Cluster, dict[str, float]]:
         model=ModelSpec(experts=experts),
     )
     cluster = Cluster(Machine(ClusterState()))
-    took = {"submit": cluster.say(events.JobSubmitted, spec=spec, resume=False)[1], "register": 0.0, "ready": 0.0}
+    took = {
+        "submit": cluster.say(events.JobSubmitted, spec=spec, resume=False)[1],
+        "register": 0.0,
+        "ready": 0.0,
+    }
     for node in node_ids(spec.cluster):
         about = {"node": node, "incarnation": f"i-{node}", "labels": (), "agent_pid": 1}
         none = GenerationNumber(0)
@@ -218,6 +222,7 @@ def measure(agents: int) -> dict[str, float]:
     cluster, took = started(agents)
     result = dict(took)
     nodes = list(cluster.state.nodes)
+    beats: list[float] = []
     for operation in (1, 2):
         beats = [cluster.beat(nodes[index % len(nodes)], operation + index) for index in range(QUIET_ROUNDS)]
     result["heartbeat"] = statistics.median(beats)
@@ -236,12 +241,17 @@ def measure(agents: int) -> dict[str, float]:
     return result
 
 
-COLUMNS = ("heartbeat", "quiet sweep", "node dies", "rack dies", "copy planned", "spare seated", "first generation", "register", "ready", "join")  # fmt: skip
+COLUMNS = (
+    "heartbeat", "quiet sweep", "node dies", "rack dies", "copy planned", "spare seated", "first generation",
+    "register", "ready", "join",
+)  # fmt: skip
 
 
 def main() -> None:
     """Prints a table in milliseconds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--agents", default="16,128,1024,4096,10000", help="sizes, by comma")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here too")
     options = parser.parse_args()

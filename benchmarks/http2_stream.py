@@ -61,7 +61,11 @@ class GrpcStream:
         """Put a message on the stream; `pending` gives what is to be written."""
         framed = b"\0" + len(message).to_bytes(4, "big") + message
         size = len(framed)
-        if not self._waiting and size <= _FRAME_LIMIT and size <= min(self._stream_window, self._connection_window):
+        if (
+            not self._waiting
+            and size <= _FRAME_LIMIT
+            and size <= min(self._stream_window, self._connection_window)
+        ):
             self._stream_window -= size
             self._connection_window -= size
             self._out += _frame(_DATA, 0, _STREAM, framed)

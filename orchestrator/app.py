@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import assert_never
 
 from orchestrator.cluster.elsewhere import AgentsElsewhere
+from orchestrator.cluster.nodes import Nodes
 from orchestrator.cluster.processes import AgentCommand, ProcessCluster, dead_nodes, living_nodes
 from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.inbox import Inbox
@@ -27,7 +28,6 @@ from orchestrator.controller.ledger import LEDGER_FILE, FileLedger
 from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
 from orchestrator.controller.runner import Chore, Runner
 from orchestrator.core.events import ControllerStarted, Event, JobSubmitted, NodeDisconnected
-from orchestrator.core.ids import NodeId
 from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import ClusterState, Job, JobState
@@ -347,7 +347,7 @@ async def _serve(made: _Made) -> End:
     worker = WorkerApi(inbox=inbox, clock=clock, causes=causes, copy_token=_copy_token(made))
     cluster = _cluster(settings, address)
     witness = Witness(made.repository)
-    nodes = _Nodes(cluster=cluster, worker=worker)
+    nodes = Nodes(cluster=cluster, dismiss=worker.dismiss, assure=made.lease.assure)
     ports = Ports(store=witness, cluster=nodes, messenger=worker, ledger=made.ledger, ending=endings)
     machine = Machine(made.state)
     controller = Controller(machine=machine, state=made.state, ports=ports)
@@ -398,21 +398,6 @@ def _copy_token(made: _Made) -> str:
     """Of the trainers that live already, or of those that are about to be started."""
     workdir = made.settings.workdir
     return copy_token.kept(workdir) if made.begin is Beginning.RESTART else copy_token.fresh(workdir)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Nodes:
-    """The Cluster port: processes of this machine, and agents that somebody started elsewhere."""
-
-    cluster: ProcessCluster | AgentsElsewhere
-    worker: WorkerApi
-
-    def start_node(self, node: NodeId) -> None:
-        self.cluster.start_node(node)
-
-    def stop_node(self, node: NodeId, reason: str) -> None:
-        self.worker.dismiss(node, reason)
-        self.cluster.stop_node(node, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

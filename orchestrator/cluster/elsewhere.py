@@ -1,6 +1,6 @@
 """The Cluster port where somebody else starts the agents: a batch system, `ssh`, a test, a benchmark.
 
-The controller asks for nothing; agents come by themselves (`python -m worker agent --controller HOST:PORT ...`), and one
+The controller asks for nothing; agents come by themselves (`python -m worker agent --controller HOST:PORT ...`). One
 that is not wanted any more is told so on its stream. Next: `processes.py`, the adapter that does start agents.
 """
 

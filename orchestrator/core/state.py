@@ -316,7 +316,7 @@ class Memory:
     silent: set[TrainerId] = field(default_factory=set)
     """Trainers that their agent had not heard of for too long when it last spoke."""
     resting: bool = False
-    """Everything is as well as it can be: only an event can give the level-triggered parts something to do, not time."""
+    """Everything is as well as it can be: only an event can change that, not time."""
     started_at: float = 0.0
     """When this controller took over: limits that began before it count from here."""
     progress_at: float = 0.0

@@ -42,7 +42,7 @@ def advance(decision: Decision) -> None:
 
 
 def at_rest(decision: Decision) -> bool:
-    """Nothing is under way, wanted, broken or to be forgiven: as long as no event comes, a sweep need not look again."""
+    """Nothing is under way, wanted, broken or to be forgiven: until an event comes, sweeps need not look again."""
     state = decision.state
     memory, job = state.memory, state.job
     return (

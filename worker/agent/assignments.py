@@ -49,6 +49,7 @@ class Assignments:
     def _applied(self, difference: pb.GenerationDifference) -> pb.Generation:
         base = self._held.get(difference.base)
         if base is None:
+            self._held.clear()
             raise UnknownBase(f"a difference from generation {difference.base}, which is not held here")
         generation = pb.Generation()
         generation.CopyFrom(difference.generation)
@@ -79,10 +80,10 @@ def _place(
     for held in base.placement:
         ranks = [new_rank[rank] for rank in held.ranks if rank in new_rank]
         generation.placement.append(pb.Ranks(ranks=ranks))
-    for expert, ranks in said.experts.items():
+    for expert, changed in said.experts.items():
         if not 0 <= expert < len(generation.placement):
             raise ValueError(f"a difference places expert {expert} of {len(generation.placement)}")
-        generation.placement[expert].CopyFrom(ranks)
+        generation.placement[expert].CopyFrom(changed)
 
 
 def _unpacked(packed: bytes) -> pb.Generation:

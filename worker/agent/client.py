@@ -21,7 +21,9 @@ import grpc.aio
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 from worker.agent import wire
-from worker.agent.controller_messages import AgentMessage, ControllerMessage
+from worker.agent.assignments import Assignments, UnknownBase
+from worker.agent.controller_messages import AgentMessage, ControllerMessage, Heartbeat, Registration
+from worker.agent.hearing import UNHEARD_SECONDS, Hearing
 
 log = logging.getLogger(__name__)
 
@@ -102,16 +104,30 @@ class ControllerClient:
         self._queue: asyncio.Queue[pb.AgentMessage] | None = None
         self._broken: asyncio.Future[str] | None = None
         self._answered = False
+        self._assignments = Assignments()
+        self._hearing = Hearing()
 
     def send(self, message: AgentMessage) -> None:
         """Have a message written after those before it; without an open stream it is gone."""
         if self._queue is None or self._broken is None:
             return
+        outgoing = wire.outgoing(message)
+        if isinstance(message, Registration):
+            outgoing.registration.holds.extend(self._assignments.held)
+        elif isinstance(message, Heartbeat):
+            now = asyncio.get_running_loop().time()
+            outgoing.heartbeat.sequence = self._hearing.number(now)
+            if self._hearing.unheard_seconds(now) > UNHEARD_SECONDS:
+                self._break(f"the controller has answered no heartbeat for {UNHEARD_SECONDS:g} s")
         try:
-            self._queue.put_nowait(wire.outgoing(message))
+            self._queue.put_nowait(outgoing)
         except asyncio.QueueFull:
-            if not self._broken.done():
-                self._broken.set_result(f"the controller does not read: {QUEUE_LIMIT} messages wait")
+            self._break(f"the controller does not read: {QUEUE_LIMIT} messages wait")
+
+    def _break(self, reason: str) -> None:
+        """Give the stream up; the first reason counts."""
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_result(reason)
 
     async def run(self) -> None:
         """Until cancelled. Cancelling closes the stream in order, after what still waits was written."""
@@ -141,6 +157,7 @@ class ControllerClient:
             call: _Call = worker_pb2_grpc.WorkerStub(channel).Session(metadata=self._metadata)
             self._queue = asyncio.Queue(QUEUE_LIMIT)
             self._broken = asyncio.get_running_loop().create_future()
+            self._hearing = Hearing()
             reason = "the agent ends"
             try:
                 self._listener.on_connected()
@@ -191,9 +208,25 @@ class ControllerClient:
                 return await _status(call)
             self._answered, limit = True, None
             try:
-                self._listener.on_message(wire.incoming(message))
+                self._hear(message)
             except wire.WireError as error:
                 log.warning("%s: ignored; update this agent or the controller", error)
+            except UnknownBase as error:
+                return f"{error}: registering again, to be told the whole"
+
+    def _hear(self, message: pb.ControllerMessage) -> None:
+        """Pass a message on; what is only about the transport ends here."""
+        if message.HasField("heartbeat_heard"):
+            self._hearing.heard(message.heartbeat_heard.sequence)
+            return
+        if message.HasField("assign"):
+            try:
+                whole = self._assignments.whole(message.assign)
+            except ValueError as error:
+                raise wire.WireError(f"an assignment cannot be put together ({error})") from error
+            message.assign.ClearField("tell")
+            message.assign.generation.CopyFrom(whole)
+        self._listener.on_message(wire.incoming(message))
 
 
 async def _write(call: _Call, queue: asyncio.Queue[pb.AgentMessage]) -> str:

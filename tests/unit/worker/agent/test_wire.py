@@ -257,8 +257,9 @@ def test_every_order_is_read_whole(message: pb.ControllerMessage, expected: said
 
 
 def test_every_kind_of_the_proto_can_be_read() -> None:
-    """A new order needs a reader here."""
-    for field in pb.ControllerMessage.DESCRIPTOR.fields:
+    """A new order needs a reader here; answers to heartbeats are about the stream, and end in the client."""
+    orders = [each for each in pb.ControllerMessage.DESCRIPTOR.fields if each.name != "heartbeat_heard"]
+    for field in orders:
         message = pb.ControllerMessage()
         getattr(message, field.name).SetInParent()
         wire.incoming(message)
