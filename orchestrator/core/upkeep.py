@@ -55,7 +55,7 @@ def at_rest(decision: Decision) -> bool:
         and memory.blame is None
         and not memory.ended
         and not memory.acquire_failures
-        and not (memory.checkpoint_due or memory.checkpoint_wanted)
+        and not (memory.checkpoint_due or job.checkpoint_for)
         and not memory.checks
         and not memory.stragglers
         and len(state.generation.members if state.generation else ()) >= roster.seats(job.spec.cluster)
