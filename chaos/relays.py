@@ -15,6 +15,7 @@ from pathlib import Path
 from chaos.network import Way
 
 _CHUNK_BYTES = 64 * 1024
+_END_SECONDS = 5.0
 PORTS_FILE = "relays.json"
 
 
@@ -24,6 +25,8 @@ class Relays:
     def __init__(self, nodes: int) -> None:
         self._nodes = [f"node-{number}" for number in range(1, nodes + 1)]
         self._open: dict[str, asyncio.Event] = {}
+        self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
         self._workdir = Path()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relays", daemon=True)
@@ -53,8 +56,22 @@ class Relays:
         self._loop.call_soon_threadsafe(self._open[node].set)
 
     def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_END_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join(_END_SECONDS)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        """Connections are given up, then the sockets that listen."""
+        for server in self._servers:
+            server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        for writer in tuple(self._writers):
+            writer.close()
+            await asyncio.wait([asyncio.ensure_future(writer.wait_closed())])
 
     async def _serve(self) -> dict[str, int]:
         ports = {}
@@ -68,6 +85,7 @@ class Relays:
                 await self._relay(node, reader, writer)
 
             server = await asyncio.start_server(meet, "127.0.0.1", 0)
+            self._servers.append(server)
             ports[node] = int(server.sockets[0].getsockname()[1])
         return ports
 
@@ -80,14 +98,16 @@ class Relays:
         except (OSError, ValueError, KeyError):
             writer.close()  # the controller is away: the agent tries again
             return
+        self._writers |= {writer, far_writer}
         ways = (self._pass_on(node, reader, far_writer), self._pass_on(node, far_reader, writer))
         tasks = [asyncio.ensure_future(each) for each in ways]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         await self._open[node].wait()  # nobody hears of an end over a wire that is cut
         for task in tasks:
             task.cancel()
-        writer.close()
-        far_writer.close()
+        for each in (writer, far_writer):
+            each.close()
+            self._writers.discard(each)
 
     async def _pass_on(self, node: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
