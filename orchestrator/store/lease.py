@@ -15,7 +15,8 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,39 @@ class LeaseHeld(StoreError):
     """Another controller is in charge; says who, and since when it was last heard."""
 
 
+def process_identity(pid: int) -> str:
+    """A process as no other ever is: boot, pid namespace, pid, start time. Empty where /proc does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+        after_name = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return ""
+    return f"{boot} {namespace} {pid} {after_name[19]}"
+
+
+def process_is_gone(identity: str) -> bool:
+    """True only when this machine can tell that the process has ended."""
+    here = process_identity(os.getpid()).split()
+    parts = identity.split()
+    if len(parts) != 4 or len(here) != 4 or parts[:2] != here[:2]:
+        return False
+    pid = int(parts[2])
+    return process_identity(pid) != identity or _is_zombie(pid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """What a lease asks the operating system; a simulation has another one."""
+
+    now: Callable[[], float] = time.monotonic
+    """Seconds of a clock that only goes forward."""
+    mine: str = field(default_factory=lambda: process_identity(os.getpid()))
+    gone: Callable[[str], bool] = process_is_gone
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     epoch: int
@@ -52,11 +86,18 @@ class _Row:
 class ControllerLease:
     """`acquire`, then `keep` every `renew_seconds` (a chore of the runner), and `release` at the end."""
 
-    def __init__(self, engine: Engine, *, holder: str = "", lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        holder: str = "",
+        lease_seconds: float = LEASE_SECONDS,
+        processes: Processes | None = None,
+    ) -> None:
         assert lease_seconds > 0
         self._engine = engine
         self._holder = holder or f"{socket.gethostname()} (pid {os.getpid()})"
-        self._process = process_identity(os.getpid())
+        self._processes = processes or Processes()
         self._lease_seconds = lease_seconds
         self._renewed = 0.0
         self.epoch = 0
@@ -72,18 +113,19 @@ class ControllerLease:
 
         Raises LeaseHeld naming the holder, StoreError when the database does not answer.
         """
-        deadline = time.monotonic() + wait_seconds
+        now = self._processes.now
+        deadline = now() + wait_seconds
         first: _Row | None = None
         while True:
             try:
                 self.epoch = self._try()
-                self._renewed = time.monotonic()
+                self._renewed = now()
                 log.info("%s is the controller now, epoch %d", self._holder, self.epoch)
                 return self.epoch
             except _Taken as taken:
                 first = first or taken.row
                 alive = taken.row.epoch != first.epoch or taken.row.age_seconds < first.age_seconds
-                if alive or time.monotonic() >= deadline:
+                if alive or now() >= deadline:
                     raise self._held(taken.row) from None
             time.sleep(_POLL_SECONDS)
 
@@ -92,11 +134,11 @@ class ControllerLease:
         try:
             with writing(self._engine) as connection:
                 fence(connection, self.epoch)
-            self._renewed = time.monotonic()
+            self._renewed = self._processes.now()
         except LeaseLost:
             raise
         except StoreError as error:
-            if time.monotonic() - self._renewed > self._lease_seconds:
+            if self._processes.now() - self._renewed > self._lease_seconds:
                 raise
             log.warning("the lease could not be renewed, trying again: %s", error)
 
@@ -127,7 +169,7 @@ class ControllerLease:
                 now = database_time(connection)
                 values: dict[str, Any] = {
                     "holder": self._holder,
-                    "process": self._process,
+                    "process": self._processes.mine,
                     "acquired_at": now,
                     "renewed_at": now,
                     "lease_seconds": self._lease_seconds,
@@ -135,7 +177,7 @@ class ControllerLease:
                 if row is None:
                     connection.execute(leases.insert().values(name=LEASE_NAME, epoch=1, **values))
                     return 1
-                if row.age_seconds < row.lease_seconds and not process_is_gone(row.process):
+                if row.age_seconds < row.lease_seconds and not self._processes.gone(row.process):
                     raise _Taken(row)
                 epoch = row.epoch + 1
                 connection.execute(
@@ -200,29 +242,6 @@ def _read(connection: Connection) -> _Row | None:
         age_seconds=max(0.0, float(row.age)),
         lease_seconds=row.lease_seconds,
     )
-
-
-def process_identity(pid: int) -> str:
-    """A process as no other ever is: boot, pid namespace, pid, start time. Empty where /proc does not tell."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-        after_name = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
-    except OSError:
-        return ""
-    return f"{boot} {namespace} {pid} {after_name[19]}"
-
-
-def process_is_gone(identity: str) -> bool:
-    """True only when this machine can tell that the process has ended."""
-    here = process_identity(os.getpid()).split()
-    parts = identity.split()
-    if len(parts) != 4 or len(here) != 4 or parts[:2] != here[:2]:
-        return False
-    pid = int(parts[2])
-    return process_identity(pid) != identity or _is_zombie(pid)
 
 
 def _is_zombie(pid: int) -> bool:

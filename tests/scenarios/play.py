@@ -26,7 +26,7 @@ from orchestrator.core.spec import (
     TimeoutSpec,
 )
 from orchestrator.core.state import CheckpointState
-from tests.scenarios import telling
+from simulation import telling
 from tests.scenarios.world import World
 
 RULE = "----"

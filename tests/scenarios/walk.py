@@ -24,7 +24,7 @@ from orchestrator.core.spec import (
 )
 from orchestrator.core.spec_rules import node_ids
 from orchestrator.core.state import JobState
-from tests.scenarios import telling
+from simulation import telling
 from tests.scenarios.world import World
 
 CONVERGE_SECONDS = 120.0

@@ -156,15 +156,14 @@ class Orders:
         """
         while True:
             with self._condition:
-                self._promote()
-                while not (self.closed or self._newer(after) or self._idle_work(check, save)):
+                while (seat := self._idle_seat(after)) is None and not (
+                    self.closed or self._idle_work(check, save)
+                ):
                     self._condition.wait()
-                    self._promote()
                 if self.closed:
                     return None
-                if self._newer(after):
-                    assert self._seat is not None
-                    return self._seat
+                if seat is not None:
+                    return seat
                 work = self._idle_work(check, save)
             assert work is not None
             work()
@@ -176,10 +175,14 @@ class Orders:
             return check
         return save if self._checkpoint is not None else None
 
-    def _promote(self) -> None:
-        """No step is running here whose boundary a planned generation could wait for."""
+    def seat_above(self, after: int) -> Assignment | None:
+        """`wait_for_seat` without waiting: the seat that an idle trainer has to take now, if there is one."""
+        with self._condition:
+            return self._idle_seat(after)
+
+    def _idle_seat(self, after: int) -> Assignment | None:
+        """No step is running here whose boundary a planned generation could wait for: that is a seat like others."""
         if self._planned is not None:
             self._seat, self._planned = self._planned, None
-
-    def _newer(self, after: int) -> bool:
-        return self._seat is not None and self._seat.number > after and self._seat.rank >= 0
+        seat = self._seat
+        return seat if seat is not None and seat.number > after and seat.rank >= 0 else None

@@ -1,6 +1,6 @@
 """How an outcome reads in a transcript: its reasons, the actions that matter, and every new generation.
 
-Only wording, and only for tests; people in production read the same reasons through the CLI. Next: `play.py`.
+Only wording: for timelines and transcripts; people in production read the same reasons through the CLI.
 """
 
 from __future__ import annotations

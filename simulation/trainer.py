@@ -1,0 +1,543 @@
+"""A simulated trainer process: the loop of `worker/training/loop.py`, told as a generator that virtual time drives.
+
+It reads like the real loop, step, entrance and orders, and calls the real ones where they are pure: the order book
+(`Orders`), the vote (`TallyLayout`), the resume rule (`resume_from`). What waits is a `yield`; a peer's end or a newer
+generation is raised there, as in the real program. Next: `groups.py` for collectives, `agent.py` for its supervisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from simulation.copies import Copies, Donor, Staging, give, unite
+from simulation.ground import Ground
+from simulation.groups import Group, Groups
+from simulation.holdings import Holdings
+from simulation.saves import READ_SECONDS, Saves
+from simulation.truth import Commit
+from worker.agent.messages import (
+    Assignment,
+    Beat,
+    CommunicationFailed,
+    Configure,
+    GenerationJoined,
+    Order,
+    Ready,
+    Report,
+    RestoreFailed,
+    StateRefused,
+    StepCommitted,
+    TrainingEnded,
+)
+from worker.checkpointing.errors import CheckpointDamaged
+from worker.parallel.groups import CommunicationError, GenerationEnded, Watch
+from worker.parallel.handshake import ABSENT, PartLost, Resumption, Standing, resume_from
+from worker.parallel.pulse import Pulse
+from worker.training.orders import Handlers, Orders
+from worker.training.step import NotFinite
+from worker.training.tally import Pending, Tally, TallyLayout, Vote
+
+START_SECONDS = (0.5, 2.5)
+STEP_SECONDS = 0.35
+ORDER_SECONDS = 0.0005
+POLL_SECONDS = 0.02
+"""How long a waiting trainer may take to see that its generation is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Work that takes time; `minding` a generation, it ends early when that is over."""
+
+    seconds: float
+    minding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """A collective: resumes with everybody's values, by rank."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing to do until an order comes."""
+
+
+Wait = Pause | Meet | Idle
+Life = Generator[Wait, Any, None]  # Any: what a wait resumes with depends on its kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Who a process is, and where."""
+
+    trainer: str
+    start: int
+    node: str
+    serial: int
+    """Unlike any other process's: its addresses hold it."""
+
+
+class Trainer:
+    """One process. `awake` is False while it is stopped; `alive` is False once it has ended."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        place: Place,
+        *,
+        groups: Groups,
+        find: Callable[[str], Donor | None],
+        say: Callable[[Report], None],
+    ) -> None:
+        self.name = place.trainer
+        self.start = place.start
+        self.place = place.node
+        self.alive = True
+        self.stopped = False
+        self.slowness = 1.0
+        self.not_finite = False
+        """The next step's loss will not be a number."""
+        self.peer_address = f"{place.trainer}:peer-{place.serial}"
+        self.followers: list[Staging] = []
+        self.generation = 0
+        self._store_address = f"{place.trainer}:store-{place.serial}"
+        self._ground = ground
+        self._groups = groups
+        self._say = say
+        spec = ground.spec
+        self._samples = spec.batch.microbatches * spec.batch.microbatch_size
+        self._layout = TallyLayout(experts=spec.model.experts, samples=self._samples)
+        self.state = Holdings(place.trainer, spec.model.experts + 1, ground.truth)
+        self._pulse, self._watch = Pulse(), Watch()
+        self._missed: list[Callable[[], None]] = []
+        self._said_at = 0.0
+        self._saves = Saves(
+            ground, self.state, trainer=self.name, when_awake=self._when_awake, report=self._report
+        )
+        self._copies = Copies(
+            ground, place=self.place, find=find, when_awake=self._when_awake, report=self._report
+        )
+        handlers = Handlers(
+            configure=lambda order: None,
+            acquire=self._copies.begin,
+            seal=self._saves.seal,
+            delete=self._saves.delete,
+        )
+        self._orders = Orders(self._watch, handlers)
+        self._group: Group | None = None
+        self._rank = ABSENT
+        self._operation = 0
+        self._begun = ABSENT
+        self._broken = ""
+        self._life = self._live()
+        self._wait: Wait = Idle()
+        self._token = 0
+        self._when_awake(0.0, lambda: self._advance(None))
+
+    # ---- what others do to it ----
+
+    @property
+    def awake(self) -> bool:
+        return self.alive and not self.stopped
+
+    def receive(self, order: Order) -> None:
+        """An order of the agent; a stopped process reads it when it runs again."""
+        if not isinstance(order, Configure):
+            self._when_awake(ORDER_SECONDS, lambda: self._read(order))
+
+    def _read(self, order: Order) -> None:
+        self._orders.receive(order)
+        self._look()
+
+    def beat(self) -> Beat:
+        pulse = self._pulse
+        return Beat(
+            generation=pulse.generation,
+            step=pulse.step,
+            phase=pulse.phase,
+            operation=pulse.operation,
+            waiting=pulse.waiting,
+        )
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self.stopped = True
+
+    def wake(self) -> None:
+        """SIGCONT: everything that has come meanwhile is there at once."""
+        self.stopped = False
+        missed, self._missed = self._missed, []
+        for each in missed:
+            self._if_awake(each)
+
+    def end(self, *, silently: bool = False) -> None:
+        """The process is gone; silently where the whole machine has lost its power."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._copies.clear()
+        for staging in self.followers:
+            staging.end("the donor is gone")
+        if self._group is not None:
+            if silently:
+                self._group.vanish(self._rank)
+            else:
+                self._group.leave(self._rank)
+            self._group = None
+
+    def break_collective(self) -> None:
+        """A collective raises though nobody is gone."""
+        if self._group is not None:
+            self._group.interrupt(self._rank, "unexpected end of message")
+
+    @property
+    def seated(self) -> bool:
+        return self._group is not None
+
+    # ---- waiting and going on ----
+
+    def _when_awake(self, seconds: float, action: Callable[[], None]) -> None:
+        """Have something happen to this process, once it runs."""
+        self._ground.scheduler.after(seconds, lambda: self._if_awake(action))
+
+    def _if_awake(self, action: Callable[[], None]) -> None:
+        if self.alive and self.stopped:
+            self._missed.append(action)
+        elif self.alive:
+            action()
+
+    def _advance(self, value: object, error: Exception | None = None) -> None:
+        """Go on with the life until it waits again."""
+        self._token += 1
+        token = self._token
+        try:
+            self._wait = self._life.throw(error) if error is not None else self._life.send(value)
+        except StopIteration:
+            return
+        match self._wait:
+            case Pause(seconds=seconds):
+                self._when_awake(seconds, lambda: self._resume(token, None))
+            case Meet(value=mine):
+                self._meet(token, mine)
+            case Idle():
+                self._pulse.waiting = False
+            case _:
+                assert_never(self._wait)
+        if not isinstance(self._wait, Idle):
+            self._look()
+
+    def _resume(self, token: int, value: object, error: Exception | None = None) -> None:
+        if token == self._token:
+            self._pulse.waiting = False
+            self._advance(value, error)
+
+    def _meet(self, token: int, value: object) -> None:
+        assert self._group is not None
+        self._operation += 1
+        self._pulse.operation += 1
+        self._pulse.waiting = True
+        if self._broken:
+            self._when_awake(0.0, lambda: self._resume(token, None, CommunicationError(self._broken)))
+            return
+
+        def hear(values: Sequence[object]) -> None:
+            self._if_awake(lambda: self._resume(token, values))
+
+        self._group.arrive(self._rank, self._operation, value, hear)
+        timeouts = self._ground.spec.timeouts
+        limit = timeouts.regroup_seconds if self._operation == 1 else timeouts.collective_seconds
+        self._when_awake(
+            limit, lambda: self._resume(token, None, CommunicationError(f"no answer within {limit:g} s"))
+        )
+
+    def _lost_touch(self, reason: str) -> None:
+        """Told by the group; raised in the operation that waits, or in the next one."""
+        self._broken = self._broken or reason
+        if isinstance(self._wait, Meet):
+            token = self._token
+            self._if_awake(lambda: self._resume(token, None, CommunicationError(reason)))
+
+    def _look(self) -> None:
+        """An order may have ended the wait: another seat, or a generation that is over."""
+        token = self._token
+        match self._wait:
+            case Idle():
+                self._when_awake(0.0, lambda: self._resume(token, None))
+            case Meet() if (over := self._over(self.generation)) is not None:
+                seconds = self._ground.between(0.0, POLL_SECONDS)
+                self._when_awake(seconds, lambda: self._resume(token, None, over))
+            case Pause(minding=minding) if minding and (over := self._over(minding)) is not None:
+                self._when_awake(POLL_SECONDS, lambda: self._resume(token, None, over))
+            case _:
+                pass
+
+    def _over(self, generation: int) -> GenerationEnded | None:
+        try:
+            self._watch.check(generation)
+        except GenerationEnded as ended:
+            return ended
+        return None
+
+    def _report(self, report: Report) -> None:
+        """To the agent, in order, through a socket that the process's end does not empty."""
+        self._said_at = max(self._said_at + 1e-6, self._ground.now + self._ground.between(0.0, 0.003))
+        self._ground.scheduler.after(self._said_at - self._ground.now, lambda: self._say(report))
+
+    # ---- the life: worker/training/loop.py ----
+
+    def _live(self) -> Life:
+        yield Pause(self._ground.between(*START_SECONDS))
+        self._pulse.phase = "ready"
+        self._report(
+            Ready(store_address=self._store_address, peer_address=self.peer_address, device_name="simulated")
+        )
+        seen, idle_in = 0, None
+        while True:
+            assignment = yield from self._wait_for_seat(seen, idle_in)
+            seen, idle_in = assignment.number, None
+            try:
+                yield from self._enter(assignment)
+                finished = yield from self._train(assignment)
+                self._report(TrainingEnded(generation=seen, step=self.state.version, finished=finished))
+                idle_in = assignment
+            except GenerationEnded:
+                continue
+            except CommunicationError as error:
+                self._report(CommunicationFailed(generation=seen, step=self._pulse.step, detail=str(error)))
+            except (PartLost, NotFinite) as error:
+                self._report(StateRefused(generation=seen, step=self._pulse.step, reason=str(error)))
+            except CheckpointDamaged as error:
+                self._report(
+                    RestoreFailed(
+                        generation=seen,
+                        name=error.checkpoint,
+                        shard=error.shard,
+                        reason=error.reason,
+                        damaged=True,
+                    )
+                )
+            finally:
+                self._pulse.phase = "ready" if idle_in is None else "finished"
+                self._leave()
+
+    def _wait_for_seat(
+        self, seen: int, idle_in: Assignment | None
+    ) -> Generator[Wait, Any, Assignment]:  # Any: see Life
+        while True:
+            assignment = self._orders.seat_above(seen)
+            if assignment is not None:
+                return assignment
+            if idle_in is not None and (order := self._orders.take_checkpoint()) is not None:
+                self._saves.take(order, idle_in)
+            yield Idle()
+
+    def _leave(self) -> None:
+        if self._group is not None:
+            self._group.leave(self._rank)
+        self._group = None
+
+    # ---- entering: worker/training/{trainer,regroup}.py ----
+
+    def _enter(self, assignment: Assignment) -> Life:
+        self._pulse.generation = assignment.number
+        self._pulse.enter("regroup")
+        yield from self._prepare(assignment)
+        self._group, self._rank = self._groups.of(assignment), assignment.rank
+        self._operation, self._broken = 0, ""
+        self.generation = assignment.number
+        self._group.enter(self._rank, self, self._lost_touch)
+        self._check_over(assignment.number)
+        standings = yield Meet(self._standing())
+        resumption = resume_from(standings, assignment.placement)
+        completes = resumption.tally is not None and self.state.version == resumption.committed - 1
+        if completes:
+            assert resumption.tally is not None
+            self._commit(assignment.number, resumption.committed, resumption.tally)
+        copied = yield from self._fill(assignment, resumption)
+        redoes = self._begun > resumption.committed
+        self._pulse.step = self.state.version
+        self._report(
+            GenerationJoined(
+                generation=assignment.number,
+                committed=resumption.committed,
+                completed_held=completes,
+                redoes=redoes,
+                copied_parts=copied,
+            )
+        )
+
+    def _prepare(self, assignment: Assignment) -> Life:
+        if assignment.kind not in ("initial", "restore"):
+            return
+        for staging in self.followers:
+            staging.end("the state is set back to a checkpoint")
+        self._copies.clear()
+        self._begun = ABSENT
+        experts = _held(assignment)
+        self._pulse.enter("restoring")
+        if not assignment.restore_name:
+            self.state.initialise(experts)
+            return
+        yield Pause(self._ground.between(*READ_SECONDS), minding=assignment.number)
+        self._check_over(assignment.number)
+        self.state.load(self._saves.read(assignment.restore_name, experts), assignment.restore_step)
+
+    def _check_over(self, generation: int) -> None:
+        self._watch.check(generation)
+
+    def _standing(self) -> Standing:
+        state = self.state
+        return Standing(
+            committed=state.version,
+            ready=state.ready,
+            tally_step=state.tally_step,
+            tally=state.tally or (0.0,) * self._layout.length,
+            versions=unite(state.versions(), self._copies.versions()),
+        )
+
+    def _fill(
+        self, assignment: Assignment, resumption: Resumption
+    ) -> Generator[Wait, Any, int]:  # Any: see Life
+        """Receive what is missing; returns how many parts came from peers."""
+        if resumption.transfers:
+            self._copies.catch_up()
+            standings = yield Meet(self._standing())
+            resumption = resume_from(standings, assignment.placement)
+        received: dict[int, int] = {}
+        if resumption.transfers:
+            mine = {
+                each.part: self._supply(each.part, resumption.committed)
+                for each in resumption.transfers
+                if each.source == self._rank
+            }
+            given = yield Meet(mine)
+            received = {
+                each.part: given[each.source][each.part]
+                for each in resumption.transfers
+                if each.to == self._rank
+            }
+        copied = len(received)
+        for part, digest in self._copies.staged(resumption.committed).items():
+            held = part in self.state.digests and self.state.version == resumption.committed
+            if part not in received and not held:
+                received[part] = digest
+        self.state.adopt(_held(assignment), received, resumption.committed)
+        self._copies.clear()
+        return copied
+
+    def _supply(self, part: int, version: int) -> int:
+        if part in self.state.digests and self.state.version == version:
+            return self.state.digests[part]
+        return self._copies.staged(version)[part]
+
+    # ---- steps: worker/training/step.py ----
+
+    def _train(self, assignment: Assignment) -> Generator[Wait, Any, bool]:  # Any: see Life
+        """Steps until the job is done (True) or stopped (False)."""
+        while self.state.version < self._ground.spec.steps:
+            pending = self._orders.pending()
+            step = self._begun = self.state.version + 1
+            self.state.zero_gradients()
+            self._pulse.enter("forward")
+            yield Pause(STEP_SECONDS * self.slowness * self._ground.between(0.9, 1.1))
+            tally = yield from self._reduce_and_vote(assignment, step, pending)
+            self._commit(assignment.number, step, self.state.tally)
+            self._pulse.enter("boundary")
+            if not self._boundary(assignment, tally, pending):
+                return False
+        return True
+
+    def _reduce_and_vote(
+        self, assignment: Assignment, step: int, pending: dict[Pending, str]
+    ) -> Generator[Wait, Any, Tally]:  # Any: see Life
+        size = self._ground.spec.batch.microbatch_size
+        mine = [index * size + each for index in assignment.deal[self._rank] for each in range(size)]
+        self._pulse.enter("reduce")
+        given = yield Meet(tuple(mine))
+        counts = [0] * self._samples
+        for samples in given:
+            for sample in samples:
+                counts[sample] += 1
+        self._pulse.enter("vote")
+        self.state.ready, self.state.counts = step, tuple(counts)
+        self.state.voted_in = assignment.number
+        self.state.voters = frozenset(each.peer_address for each in assignment.members)
+        poisoned, self.not_finite = self.not_finite, False
+        experts = self._ground.spec.model.experts
+        vote = Vote(
+            expert_norms_squared=(0.0,) * experts,
+            dense_norm_squared=0.0,
+            expert_load=(len(mine),) * experts,
+            samples=mine,
+            loss=1.0 / len(assignment.members),
+            tokens=len(mine),
+            not_finite=poisoned,
+            pending=pending,
+        )
+        votes = yield Meet(self._layout.cast(vote))
+        result = tuple(map(sum, zip(*votes, strict=True)))
+        tally = self._layout.read(result)
+        if tally.not_finite:
+            self.state.ready = ABSENT
+            raise NotFinite(f"loss or gradients of step {step} are not finite")
+        self.state.tally_step, self.state.tally = step, result
+        return tally
+
+    def _commit(self, generation: int, step: int, values: tuple[float, ...]) -> None:
+        """Apply the held gradients, say so, and let those who follow have them."""
+        tally = self._layout.read(values)
+        self._pulse.phase = "optimizer"
+        self.state.commit(step)
+        self.state.tally_step, self.state.tally = step, values
+        self._pulse.step = step
+        self._begun = ABSENT
+        commit = Commit(
+            process=self.peer_address,
+            generation=generation,
+            voted_in=self.state.voted_in,
+            members=self.state.voters,
+            step=step,
+            counts=tally.sample_counts,
+        )
+        if self._ground.truth.committed(commit):
+            self._ground.timeline.say(self.name, f"commits step {step} in generation {generation}")
+        first = (step - 1) * self._samples
+        self._report(
+            StepCommitted(
+                step=step,
+                generation=generation,
+                loss=tally.loss,
+                tokens=tally.tokens,
+                time=self._ground.now,
+                step_seconds=STEP_SECONDS,
+                sample_ids=tuple(
+                    first + index for index, count in enumerate(tally.sample_counts) for _ in range(count)
+                ),
+                expert_load=tally.expert_load,
+            )
+        )
+        give(self._ground, self.followers, self.state)
+
+    def _boundary(self, assignment: Assignment, tally: Tally, pending: dict[Pending, str]) -> bool:
+        """Carry out what all members had been told when they voted. False when training stops here."""
+        world = len(assignment.members)
+        if tally.agreed(Pending.CHECKPOINT, pending.get(Pending.CHECKPOINT), world):
+            order = self._orders.take_checkpoint()
+            if order is not None:
+                self._saves.take(order, assignment)
+        if tally.agreed(Pending.STOP, pending.get(Pending.STOP), world):
+            self._orders.take_stop()
+            return False
+        if tally.agreed(Pending.PLANNED_GENERATION, pending.get(Pending.PLANNED_GENERATION), world):
+            self._orders.take_planned()
+            raise GenerationEnded("a planned generation takes over at this boundary")
+        return True
+
+
+def _held(assignment: Assignment) -> tuple[int, ...]:
+    """Experts that the placement gives to this member, ascending."""
+    return tuple(e for e, ranks in enumerate(assignment.placement) if assignment.rank in ranks)
