@@ -32,7 +32,7 @@ from orchestrator.core.ids import CauseId, NodeId
 from orchestrator.core.machine import Machine
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState, Job, JobState
-from orchestrator.service import wire
+from orchestrator.service import checked, wire
 from orchestrator.service.worker_api import StreamLimits
 from orchestrator.store.lease import LEASE_SECONDS, ControllerLease, LeaseHeld, Processes
 from orchestrator.store.repository import Repository
@@ -53,6 +53,8 @@ LEASE_LOOK_SECONDS = 0.5
 FLUSH_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 OVER = (JobState.STOPPED, JobState.FINISHED, JobState.FAILED)
+
+COPY_TOKEN = "simulated"
 
 
 class Supervisor(Protocol):
@@ -318,7 +320,7 @@ class ControllerProcess:
         if not stream.incarnation:
             registered = wire.registration(message, self._ground.now, self._cause(kind))
             return self._enter(stream, registered)
-        envelope = wire.Envelope(
+        envelope = checked.Envelope(
             node=NodeId(stream.node),
             incarnation=stream.incarnation,
             at=self._ground.now,
@@ -381,7 +383,10 @@ class ControllerProcess:
         if stream is None or not (stream.welcomed or isinstance(action, actions.Welcome)):
             return False
         stream.welcomed = True
-        stream.down.send(wire.order(action))
+        message = wire.order(action)
+        if message.HasField("welcome"):
+            message.welcome.copy_token = COPY_TOKEN
+        stream.down.send(message)
         return True
 
     def _cause(self, kind: str) -> CauseId:

@@ -128,7 +128,7 @@ class Nemesis:
             self._break(agent.place)
 
     def _break(self, node: str) -> None:
-        silently = self._random.random() < 0.5  # noqa: PLR2004 - a coin
+        silently = self._random.random() < 0.5
         for_good = self._random.random() < self._ground.faults.node_lost_chance
         seconds = None if for_good else self._seconds(2.0, 10.0, 30.0)
         self._tell(
@@ -270,7 +270,7 @@ class Nemesis:
             self._later(seconds, process.wake)
 
     def _second_controller(self) -> None:
-        if len(self._controllers.living) < 3:  # noqa: PLR2004 - more would only wait longer
+        if len(self._controllers.living) < 3:
             self._tell("another controller is started")
             self._controllers.launch()
 
@@ -311,7 +311,7 @@ class Nemesis:
         disk = self._ground.disk
         sealed = [name for name in disk.list_folder("") if "." in name and not name.endswith("l")]
         name = self._any(sealed)
-        files = [each for each in disk.list_folder(name)] if name else []
+        files = list(disk.list_folder(name)) if name else []
         file = self._any(files)
         if name and file:
             self._tell(f"{name}/{file} rots")

@@ -20,6 +20,7 @@ from orchestrator.core.spec import (
     CheckpointSpec,
     ClusterSpec,
     DataSpec,
+    IntegritySpec,
     JobSpec,
     ModelSpec,
     TimeoutSpec,
@@ -154,6 +155,7 @@ def options_of(random: Random) -> Options:
         ),
         batch=BatchSpec(microbatches=random.randint(1, 7), microbatch_size=2),
         model=ModelSpec(experts=random.randint(4, 8)),
+        integrity=IntegritySpec(interval_steps=0),  # a digest has no bits that could flip
         checkpoint=CheckpointSpec(keep=2, interval_seconds=random.choice((5.0, 15.0, 900.0))),
         timeouts=TimeoutSpec(
             heartbeat_seconds=0.5,

@@ -22,10 +22,9 @@ from worker.agent.messages import (
     ShardWritten,
     TakeCheckpoint,
 )
-from worker.checkpointing.errors import CheckpointDamaged, CheckpointError
+from worker.checkpointing.errors import CheckpointDamaged, CheckpointError, ManifestInvalid
 from worker.checkpointing.manifest import (
     Manifest,
-    ManifestInvalid,
     PartEntry,
     Piece,
     Shard,

@@ -200,7 +200,8 @@ class Run:
         if len(generation.members) != self._seats():
             return False
         nodes = set(roster.nodes_by_rank(generation))
-        short = len(nodes) < min(state.job.spec.cluster.replicas, state.job.spec.cluster.nodes)
+        cluster = self.world.options.spec.cluster
+        short = len(nodes) < min(cluster.replicas, cluster.nodes)
         return all(each.closed or (short and each.degraded) for each in state.incidents.values())
 
     def _goes_on(self) -> None:

@@ -99,7 +99,7 @@ class Stream:
 
     def _keep_alive(self) -> bool:
         """Pings that are not answered for long enough end a stream; a process that is stopped answers none."""
-        if len(self._over) == 2:  # noqa: PLR2004 - a stream has two ends
+        if len(self._over) == 2:
             return False
         cut = self._ground.network.cut_seconds(self.agent.place, self.controller.place) > 0.0
         asleep = not (self.agent.awake and self.controller.awake)

@@ -29,6 +29,7 @@ from worker.agent.messages import (
     RestoreFailed,
     StateRefused,
     StepCommitted,
+    StepRedone,
     TrainingEnded,
 )
 from worker.checkpointing.errors import CheckpointDamaged
@@ -309,7 +310,14 @@ class Trainer:
             except CommunicationError as error:
                 self._report(CommunicationFailed(generation=seen, step=self._pulse.step, detail=str(error)))
             except (PartLost, NotFinite) as error:
-                self._report(StateRefused(generation=seen, step=self._pulse.step, reason=str(error)))
+                self._report(
+                    StateRefused(
+                        generation=seen,
+                        step=self._pulse.step,
+                        reason=str(error),
+                        not_finite=isinstance(error, NotFinite),
+                    )
+                )
             except CheckpointDamaged as error:
                 self._report(
                     RestoreFailed(
@@ -439,17 +447,40 @@ class Trainer:
     def _train(self, assignment: Assignment) -> Generator[Wait, Any, bool]:  # Any: see Life
         """Steps until the job is done (True) or stopped (False)."""
         while self.state.version < self._ground.spec.steps:
-            pending = self._orders.pending()
             step = self._begun = self.state.version + 1
-            self.state.zero_gradients()
-            self._pulse.enter("forward")
-            yield Pause(STEP_SECONDS * self.slowness * self._ground.between(0.9, 1.1))
-            tally = yield from self._reduce_and_vote(assignment, step, pending)
+            tally, pending = yield from self._step(assignment, step)
             self._commit(assignment.number, step, self.state.tally)
             self._pulse.enter("boundary")
             if not self._boundary(assignment, tally, pending):
                 return False
         return True
+
+    def _step(
+        self, assignment: Assignment, step: int
+    ) -> Generator[Wait, Any, tuple[Tally, dict[Pending, str]]]:  # Any: see Life
+        """One step up to its vote, once more where its numbers are none: as in the real loop."""
+        began = self._ground.now
+        pending = self._orders.pending()
+        try:
+            tally = yield from self._compute(assignment, step, pending)
+        except NotFinite as error:
+            culprit = error.culprit
+        else:
+            return tally, pending
+        pending = self._orders.pending()
+        tally = yield from self._compute(assignment, step, pending)
+        seconds = self._ground.now - began
+        self._report(StepRedone(generation=assignment.number, step=step, rank=culprit, seconds=seconds))
+        return tally, pending
+
+    def _compute(
+        self, assignment: Assignment, step: int, pending: dict[Pending, str]
+    ) -> Generator[Wait, Any, Tally]:  # Any: see Life
+        self.state.zero_gradients()
+        self._pulse.enter("forward")
+        yield Pause(STEP_SECONDS * self.slowness * self._ground.between(0.9, 1.1))
+        tally = yield from self._reduce_and_vote(assignment, step, pending)
+        return tally
 
     def _reduce_and_vote(
         self, assignment: Assignment, step: int, pending: dict[Pending, str]
@@ -475,7 +506,9 @@ class Trainer:
             samples=mine,
             loss=1.0 / len(assignment.members),
             tokens=len(mine),
-            not_finite=poisoned,
+            rank=self._rank,
+            own_finite=not poisoned,
+            sums_finite=not poisoned,
             pending=pending,
         )
         votes = yield Meet(self._layout.cast(vote))
@@ -483,7 +516,7 @@ class Trainer:
         tally = self._layout.read(result)
         if tally.not_finite:
             self.state.ready = ABSENT
-            raise NotFinite(f"loss or gradients of step {step} are not finite")
+            raise NotFinite(step, tally)
         self.state.tally_step, self.state.tally = step, result
         return tally
 
