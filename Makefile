@@ -22,9 +22,9 @@ PROTOS := $(wildcard protos/*.proto)
 
 # One thread per process: the suites run many trainers on few cores, and thread pools that fight are slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5 --durations-min=1.0
-SUITES := lint test-unit test-scenarios test-integration test-chaos
+SUITES := lint test-unit test-scenarios test-simulation test-integration test-chaos
 
-.PHONY: help setup demo test $(SUITES) chaos fmt protos lock bench clean
+.PHONY: help setup demo test $(SUITES) sim chaos fmt protos lock bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test-unit: $(GENERATED) ## rules and functions: no network, no processes, second
 test-scenarios: $(GENERATED) ## the decision core against its transcripts (rewrite: pytest tests/scenarios --rewrite)
 	$(PYTEST) tests/scenarios
 
+test-simulation: $(GENERATED) ## a hundred seeds of the simulation, and laws that are broken on purpose
+	$(PYTEST) tests/simulation
+
 test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, process groups
 	$(PYTEST) tests/integration
 
@@ -66,6 +69,9 @@ test-chaos: $(GENERATED) ## whole jobs on this machine while processes are kille
 
 chaos: $(GENERATED) ## break jobs for MINUTES (20) with faults drawn from SEED, and judge every run
 	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+sim: $(GENERATED) ## play SEEDS (1000) worlds full of trouble under virtual time; SEED=n tells one of them in full
+	$(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
 fmt: $(GENERATED) ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix-only .

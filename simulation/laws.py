@@ -26,6 +26,7 @@ from orchestrator.core.state import (
     ClusterState,
     Generation,
     GenerationKind,
+    Health,
     Incident,
     IncidentKind,
     Job,
@@ -51,6 +52,7 @@ class Stored:
 
     job: Job | None
     nodes: dict[NodeId, Node]
+    health: dict[NodeId, Health]
     generations: dict[GenerationNumber, Generation]
     incidents: dict[IncidentId, Incident]
     checkpoints: dict[str, Checkpoint]
@@ -65,7 +67,7 @@ class Laws:
         self._spec = spec
         self._truth = truth
         self._timeline = timeline
-        self._stored = Stored(None, {}, {}, {}, {})
+        self._stored = Stored(None, {}, {}, {}, {}, {})
         self._generation = NO_GENERATION
         self._committed = 0
         self._thin_since: float | None = None
@@ -101,6 +103,8 @@ class Laws:
         self._committed = 0
         if (state.job, state.nodes) != (known.job, known.nodes):
             raise LawBroken("a restarted controller found another job or other nodes than were stored")
+        if state.health != known.health:
+            raise LawBroken("a restarted controller found another history of nodes than was stored")
         for incident in known.incidents.values():
             if state.incidents.get(incident.id) != incident:
                 raise LawBroken(f"{incident.id} was stored and is not what a restarted controller found")
@@ -184,7 +188,7 @@ class Laws:
             if isinstance(action, DRASTIC) and len(action.reason.split()) < WORDS_AT_LEAST:
                 yield f"L8: {type(action).__name__} says only {action.reason!r}"
 
-    def _remember(self, change: Job | Node | Generation | Incident | Checkpoint) -> None:
+    def _remember(self, change: Job | Node | Health | Generation | Incident | Checkpoint) -> None:
         match change:
             case Job():
                 self._stored.job = change
@@ -194,6 +198,8 @@ class Laws:
                 self._stored.generations[change.number] = change
                 if change.kind is GenerationKind.RESTORE:
                     self._truth.restores[change.number] = change.restore_step
+            case Health():
+                self._stored.health[change.node] = change
             case Incident():
                 self._stored.incidents[change.id] = change
             case Checkpoint():
@@ -222,7 +228,8 @@ def _bounded(state: ClusterState, spec: JobSpec, waiting: int) -> Iterator[str]:
         ("refused trainers", len(memory.refused), seats),
         ("members that ended", len(memory.ended), seats),
         ("step times", len(memory.step_seconds), 64),
-        ("node starts", len(memory.node_starts), spec.cluster.nodes + spec.cluster.spares),
+        ("checks", len(memory.checks), seats),
+        ("health", len(state.health), spec.cluster.nodes + spec.cluster.spares),
     )
     for name, size, limit in sizes:
         if size > limit:

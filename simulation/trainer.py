@@ -24,6 +24,7 @@ from worker.agent.messages import (
     Configure,
     GenerationJoined,
     Order,
+    PairChecked,
     Ready,
     Report,
     RestoreFailed,
@@ -42,6 +43,7 @@ from worker.training.tally import Pending, Tally, TallyLayout, Vote
 
 START_SECONDS = (0.5, 2.5)
 STEP_SECONDS = 0.35
+CHECK_SECONDS = 0.4
 ORDER_SECONDS = 0.0005
 POLL_SECONDS = 0.02
 """How long a waiting trainer may take to see that its generation is over."""
@@ -339,9 +341,28 @@ class Trainer:
             assignment = self._orders.seat_above(seen)
             if assignment is not None:
                 return assignment
+            yield from self._check_pair()
             if idle_in is not None and (order := self._orders.take_checkpoint()) is not None:
                 self._saves.take(order, idle_in)
             yield Idle()
+
+    def _check_pair(self) -> Life:
+        """Work against another trainer, if that is wanted; what came of it depends on this machine alone."""
+        order = self._orders.take_check()
+        if order is None:
+            return
+        yield Pause(CHECK_SECONDS * self.slowness * self._ground.between(0.9, 1.1))
+        self._report(
+            PairChecked(
+                check=order.check,
+                outcome="done",
+                right=True,
+                digest="simulated",
+                compute_seconds=CHECK_SECONDS * self.slowness,
+                exchange_seconds=CHECK_SECONDS,
+                reason="",
+            )
+        )
 
     def _leave(self) -> None:
         if self._group is not None:
@@ -451,6 +472,7 @@ class Trainer:
             tally, pending = yield from self._step(assignment, step)
             self._commit(assignment.number, step, self.state.tally)
             self._pulse.enter("boundary")
+            yield from self._check_pair()
             if not self._boundary(assignment, tally, pending):
                 return False
         return True

@@ -33,7 +33,7 @@ class World:
         self.options = options
         self.began = BEGIN
         self.scheduler = Scheduler(BEGIN)
-        self.timeline = Timeline(self.scheduler)
+        self.timeline = Timeline(self.scheduler, folder)
         batch = options.spec.batch
         self.truth = Truth(batch.microbatches * batch.microbatch_size)
         self.ground = Ground(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.controller.ledger import FileLedger
-from orchestrator.core import generations, repair
+from orchestrator.core import deal, generations, repair
 from orchestrator.core.decision import Decision
 from orchestrator.core.spec import ClusterSpec
 from orchestrator.store import lease, repository
@@ -17,6 +17,7 @@ from orchestrator.store.repository import Repository
 from simulation import trainer as simulated
 from simulation.options import Faults, Options, options_of
 from simulation.seeds import run_world
+from worker.parallel import handshake
 from worker.parallel.handshake import Resumption
 
 TRIES = 25
@@ -47,7 +48,7 @@ def test_nothing_is_found_where_nothing_is_broken() -> None:
 
 
 def test_a_microbatch_that_is_dealt_twice_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = generations.deal
+    real = deal.deal
 
     def twice(microbatches: int, world: int) -> tuple[tuple[int, ...], ...]:
         dealt = real(microbatches, world)
@@ -64,7 +65,7 @@ def test_reasons_that_are_left_out_are_seen(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_step_that_is_skipped_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The resume rule claims that the step in flight was committed."""
-    real = simulated.resume_from
+    real = handshake.resume_from
 
     def ahead(*given: Any) -> Resumption:
         resumption = real(*given)
@@ -75,7 +76,7 @@ def test_a_step_that_is_skipped_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_commit_that_is_taken_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = simulated.resume_from
+    real = handshake.resume_from
 
     def behind(*given: Any) -> Resumption:
         resumption = real(*given)

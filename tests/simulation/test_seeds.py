@@ -12,6 +12,7 @@ FOUND = (1, 3, 17)
 """Seeds that are worth telling again after a change of the protocol: long, with several controllers and restores."""
 
 
+@pytest.mark.timeout(900)
 def test_a_hundred_seeds_break_no_law(capfd: pytest.CaptureFixture[str]) -> None:
     """On all processors; a failing seed is told with the command that tells it again."""
     failed = sweep(SEEDS, processes=2)
