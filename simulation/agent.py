@@ -15,8 +15,9 @@ from protos import worker_pb2 as pb
 from simulation.copies import Donor
 from simulation.ground import Ground
 from simulation.groups import Groups
+from simulation.process import Place
 from simulation.streams import End, Stream
-from simulation.trainer import Place, Trainer
+from simulation.trainer import Trainer
 from worker.agent import wire
 from worker.agent.client import ANSWER_SECONDS, CONNECT_SECONDS, FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS
 from worker.agent.events import (

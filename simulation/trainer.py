@@ -7,14 +7,14 @@ generation is raised there, as in the real program. Next: `groups.py` for collec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, assert_never
+from collections.abc import Callable, Generator
+from typing import Any
 
 from simulation.copies import Copies, Donor, Staging, give, unite
 from simulation.ground import Ground
-from simulation.groups import Group, Groups
+from simulation.groups import Groups
 from simulation.holdings import Holdings
+from simulation.process import Idle, Life, Meet, Pause, Place, Process, Wait
 from simulation.saves import READ_SECONDS, Saves
 from simulation.truth import Commit
 from worker.agent.messages import (
@@ -34,9 +34,8 @@ from worker.agent.messages import (
     TrainingEnded,
 )
 from worker.checkpointing.errors import CheckpointDamaged
-from worker.parallel.groups import CommunicationError, GenerationEnded, Watch
+from worker.parallel.groups import CommunicationError, GenerationEnded
 from worker.parallel.handshake import ABSENT, PartLost, Resumption, Standing, resume_from
-from worker.parallel.pulse import Pulse
 from worker.training.orders import Handlers, Orders
 from worker.training.step import NotFinite
 from worker.training.tally import Pending, Tally, TallyLayout, Vote
@@ -45,47 +44,10 @@ START_SECONDS = (0.5, 2.5)
 STEP_SECONDS = 0.35
 CHECK_SECONDS = 0.4
 ORDER_SECONDS = 0.0005
-POLL_SECONDS = 0.02
-"""How long a waiting trainer may take to see that its generation is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Work that takes time; `minding` a generation, it ends early when that is over."""
-
-    seconds: float
-    minding: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Meet:
-    """A collective: resumes with everybody's values, by rank."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """Nothing to do until an order comes."""
-
-
-Wait = Pause | Meet | Idle
-Life = Generator[Wait, Any, None]  # Any: what a wait resumes with depends on its kind
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Who a process is, and where."""
-
-    trainer: str
-    start: int
-    node: str
-    serial: int
-    """Unlike any other process's: its addresses hold it."""
-
-
-class Trainer:
-    """One process. `awake` is False while it is stopped; `alive` is False once it has ended."""
+class Trainer(Process):
+    """A process that trains."""
 
     def __init__(
         self,
@@ -96,27 +58,22 @@ class Trainer:
         find: Callable[[str], Donor | None],
         say: Callable[[Report], None],
     ) -> None:
+        super().__init__(ground)
         self.name = place.trainer
         self.start = place.start
         self.place = place.node
-        self.alive = True
-        self.stopped = False
         self.slowness = 1.0
         self.not_finite = False
         """The next step's loss will not be a number."""
         self.peer_address = f"{place.trainer}:peer-{place.serial}"
         self.followers: list[Staging] = []
-        self.generation = 0
         self._store_address = f"{place.trainer}:store-{place.serial}"
-        self._ground = ground
         self._groups = groups
         self._say = say
         spec = ground.spec
         self._samples = spec.batch.microbatches * spec.batch.microbatch_size
         self._layout = TallyLayout(experts=spec.model.experts, samples=self._samples)
         self.state = Holdings(place.trainer, spec.model.experts + 1, ground.truth)
-        self._pulse, self._watch = Pulse(), Watch()
-        self._missed: list[Callable[[], None]] = []
         self._said_at = 0.0
         self._saves = Saves(
             ground, self.state, trainer=self.name, when_awake=self._when_awake, report=self._report
@@ -131,21 +88,10 @@ class Trainer:
             delete=self._saves.delete,
         )
         self._orders = Orders(self._watch, handlers)
-        self._group: Group | None = None
-        self._rank = ABSENT
-        self._operation = 0
         self._begun = ABSENT
-        self._broken = ""
-        self._life = self._live()
-        self._wait: Wait = Idle()
-        self._token = 0
         self._when_awake(0.0, lambda: self._advance(None))
 
     # ---- what others do to it ----
-
-    @property
-    def awake(self) -> bool:
-        return self.alive and not self.stopped
 
     def receive(self, order: Order) -> None:
         """An order of the agent; a stopped process reads it when it runs again."""
@@ -165,17 +111,6 @@ class Trainer:
             operation=pulse.operation,
             waiting=pulse.waiting,
         )
-
-    def stop(self) -> None:
-        """SIGSTOP."""
-        self.stopped = True
-
-    def wake(self) -> None:
-        """SIGCONT: everything that has come meanwhile is there at once."""
-        self.stopped = False
-        missed, self._missed = self._missed, []
-        for each in missed:
-            self._if_awake(each)
 
     def end(self, *, silently: bool = False) -> None:
         """The process is gone; silently where the whole machine has lost its power."""
@@ -200,90 +135,6 @@ class Trainer:
     @property
     def seated(self) -> bool:
         return self._group is not None
-
-    # ---- waiting and going on ----
-
-    def _when_awake(self, seconds: float, action: Callable[[], None]) -> None:
-        """Have something happen to this process, once it runs."""
-        self._ground.scheduler.after(seconds, lambda: self._if_awake(action))
-
-    def _if_awake(self, action: Callable[[], None]) -> None:
-        if self.alive and self.stopped:
-            self._missed.append(action)
-        elif self.alive:
-            action()
-
-    def _advance(self, value: object, error: Exception | None = None) -> None:
-        """Go on with the life until it waits again."""
-        self._token += 1
-        token = self._token
-        try:
-            self._wait = self._life.throw(error) if error is not None else self._life.send(value)
-        except StopIteration:
-            return
-        match self._wait:
-            case Pause(seconds=seconds):
-                self._when_awake(seconds, lambda: self._resume(token, None))
-            case Meet(value=mine):
-                self._meet(token, mine)
-            case Idle():
-                self._pulse.waiting = False
-            case _:
-                assert_never(self._wait)
-        if not isinstance(self._wait, Idle):
-            self._look()
-
-    def _resume(self, token: int, value: object, error: Exception | None = None) -> None:
-        if token == self._token:
-            self._pulse.waiting = False
-            self._advance(value, error)
-
-    def _meet(self, token: int, value: object) -> None:
-        assert self._group is not None
-        self._operation += 1
-        self._pulse.operation += 1
-        self._pulse.waiting = True
-        if self._broken:
-            self._when_awake(0.0, lambda: self._resume(token, None, CommunicationError(self._broken)))
-            return
-
-        def hear(values: Sequence[object]) -> None:
-            self._if_awake(lambda: self._resume(token, values))
-
-        self._group.arrive(self._rank, self._operation, value, hear)
-        timeouts = self._ground.spec.timeouts
-        limit = timeouts.regroup_seconds if self._operation == 1 else timeouts.collective_seconds
-        self._when_awake(
-            limit, lambda: self._resume(token, None, CommunicationError(f"no answer within {limit:g} s"))
-        )
-
-    def _lost_touch(self, reason: str) -> None:
-        """Told by the group; raised in the operation that waits, or in the next one."""
-        self._broken = self._broken or reason
-        if isinstance(self._wait, Meet):
-            token = self._token
-            self._if_awake(lambda: self._resume(token, None, CommunicationError(reason)))
-
-    def _look(self) -> None:
-        """An order may have ended the wait: another seat, or a generation that is over."""
-        token = self._token
-        match self._wait:
-            case Idle():
-                self._when_awake(0.0, lambda: self._resume(token, None))
-            case Meet() if (over := self._over(self.generation)) is not None:
-                seconds = self._ground.between(0.0, POLL_SECONDS)
-                self._when_awake(seconds, lambda: self._resume(token, None, over))
-            case Pause(minding=minding) if minding and (over := self._over(minding)) is not None:
-                self._when_awake(POLL_SECONDS, lambda: self._resume(token, None, over))
-            case _:
-                pass
-
-    def _over(self, generation: int) -> GenerationEnded | None:
-        try:
-            self._watch.check(generation)
-        except GenerationEnded as ended:
-            return ended
-        return None
 
     def _report(self, report: Report) -> None:
         """To the agent, in order, through a socket that the process's end does not empty."""
