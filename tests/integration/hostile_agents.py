@@ -109,6 +109,7 @@ def _value(random: Random, field: FieldDescriptor) -> Any:
         FieldDescriptor.CPPTYPE_STRING: _WORDS,
         FieldDescriptor.CPPTYPE_INT32: _WHOLE,
         FieldDescriptor.CPPTYPE_INT64: _LONG,
+        FieldDescriptor.CPPTYPE_UINT64: [abs(value) for value in _LONG],
         FieldDescriptor.CPPTYPE_DOUBLE: _REAL,
         FieldDescriptor.CPPTYPE_BOOL: (False, True),
     }
