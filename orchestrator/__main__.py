@@ -17,6 +17,7 @@ def main() -> int:
     # A line for each firing of a timer, and for each plugin: neither says anything about the job.
     for talkative in ("apscheduler", "alembic"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     # What gRPC's own library would print about a taken port, we say ourselves, with a remedy.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
@@ -30,6 +31,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted before it served", file=sys.stderr)
         return settings.ExitCode.INTERRUPTED
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A peer that is gone before it could be told how its call ended is none: the end of its stream is told."""
+    return not record.getMessage().startswith("ExecuteBatchError")
 
 
 if __name__ == "__main__":

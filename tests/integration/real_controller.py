@@ -25,7 +25,9 @@ data: {path: stdlib}
 cluster: {nodes: 1, spares: 0, replicas: 1}
 batch: {microbatches: 1, microbatch_size: 1}
 model: {width: 16, layers: 1, heads: 2, kv_heads: 1, experts: 2, expert_width: 16, sequence_length: 16}
+timeouts: {lease_seconds: 15, hang_seconds: 15}
 """
+"""Patient, so that a machine that is busy with other tests kills no node."""
 
 
 def understudy(*arguments: str) -> tuple[object, str, str]:
