@@ -21,7 +21,9 @@ Next: `schema.py` (migrate), `lease.py` (who may write).
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,6 +180,24 @@ def _remedy(line: str) -> str:
     )
 
 
+def _switch_to_wal(cursor: sqlite3.Cursor, busy_seconds: float) -> None:
+    """Put the file into WAL mode, where it then stays.
+
+    The switch takes an exclusive lock that it raises from a shared one, and there SQLite does not wait for another
+    connection as it does elsewhere (two that wait for each other would never end), so that controllers which start
+    together on a new file must take turns here.
+    """
+    give_up_at = time.monotonic() + busy_seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(random.uniform(0.001, 0.01))
+
+
 def _prepare_sqlite(engine: Engine, limits: ConnectionLimits, durability: Durability) -> None:
     """Pragmas for every connection, and transactions that begin when we say so (the driver's own rules do not)."""
 
@@ -187,7 +207,7 @@ def _prepare_sqlite(engine: Engine, limits: ConnectionLimits, durability: Durabi
         cursor = connection.cursor()
         try:
             cursor.execute(f"PRAGMA busy_timeout = {round(limits.busy_seconds * 1000)}")
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(cursor, limits.busy_seconds)
             cursor.execute(f"PRAGMA synchronous = {durability.value}")
             cursor.execute("PRAGMA foreign_keys = ON")
         finally:
