@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import assert_never
 
+from orchestrator.cluster import devices
 from orchestrator.cluster.elsewhere import AgentsElsewhere
 from orchestrator.cluster.nodes import Nodes
 from orchestrator.cluster.processes import AgentCommand, ProcessCluster, dead_nodes, living_nodes
@@ -117,6 +118,8 @@ def run(settings: Settings) -> int:
         raise SettingsError("--database", None, str(error)) from error
     spec = _job_file(settings)
     protected = protection(settings)
+    if spec is not None and settings.starts_agents:
+        devices.check(spec.cluster, settings.job_file)
     _prepare_workdir(settings)
     try:
         return _run_as_the_one(settings, spec, protected)
@@ -345,7 +348,7 @@ async def _serve(made: _Made) -> End:
     server = Server(gate=made.protection.gate, tls=made.protection.tls, on_refused=refusals.note)
     address = _bind(server, settings)
     worker = WorkerApi(inbox=inbox, clock=clock, causes=causes, copy_token=_copy_token(made))
-    cluster = _cluster(settings, address)
+    cluster = _cluster(settings, made.spec, address)
     witness = Witness(made.repository)
     nodes = Nodes(cluster=cluster, dismiss=worker.dismiss, assure=made.lease.assure)
     ports = Ports(store=witness, cluster=nodes, messenger=worker, ledger=made.ledger, ending=endings)
@@ -439,9 +442,12 @@ def _bind(server: Server, settings: Settings) -> str:
     return whereabouts.dialled(address)
 
 
-def _cluster(settings: Settings, address: str) -> ProcessCluster | AgentsElsewhere:
+def _cluster(settings: Settings, spec: JobSpec, address: str) -> ProcessCluster | AgentsElsewhere:
     if not settings.starts_agents:
         return AgentsElsewhere()
+    shares = devices.share_devices(spec.cluster, devices.gpus())
+    if shares.why:
+        log.warning("%s", shares.why)
     tls = settings.agent_tls
     command = AgentCommand(
         controller=address,
@@ -450,7 +456,7 @@ def _cluster(settings: Settings, address: str) -> ProcessCluster | AgentsElsewhe
         tls=(tls.ca, tls.certificate, tls.key) if tls is not None else None,
         prefix=settings.agent_prefix,
     )
-    return ProcessCluster(command)
+    return ProcessCluster(command, devices=shares)
 
 
 def _chores(made: _Made, controller: Controller) -> tuple[Chore, ...]:

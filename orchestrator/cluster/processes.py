@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from orchestrator.cluster.devices import ALL_DEVICES, DeviceShares
 from orchestrator.cluster.identity import (
     ProcessIdentity,
     find_process,
@@ -133,8 +134,14 @@ class _Agent(subprocess.Popen[bytes]):
 class ProcessCluster:
     """Agents as local processes. All methods may be called from any thread; none waits for a process."""
 
-    def __init__(self, command: AgentCommand, limits: ProcessLimits | None = None) -> None:
+    def __init__(
+        self,
+        command: AgentCommand,
+        limits: ProcessLimits | None = None,
+        devices: DeviceShares = ALL_DEVICES,
+    ) -> None:
         self._command = command
+        self._devices = devices
         self._limits = limits or ProcessLimits()
         self._records = command.workdir / "nodes"
         self._logs = command.workdir / "logs"
@@ -248,7 +255,7 @@ class ProcessCluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment() | self._devices.environment(node),
             )
         self._children[node] = child
         write_record(self._record(node), record_of(child.pid))

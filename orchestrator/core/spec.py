@@ -26,6 +26,16 @@ class ReplicaLayout(Enum):
     """Each node shares experts with its neighbours: the load of a lost node falls on two."""
 
 
+class Device(Enum):
+    """What trainers compute on. All of a job use the same: one group cannot have trainers of both kinds."""
+
+    AUTO = "auto"
+    """A GPU for each trainer where there are enough; nodes that share a machine go without where there are not."""
+    CPU = "cpu"
+    CUDA = "cuda"
+    """A GPU, or the job is refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     path: str
@@ -37,6 +47,7 @@ class ClusterSpec:
     nodes: int = 4
     spares: int = 1
     devices_per_node: int = 1
+    device: Device = Device.AUTO
     replicas: int = 2
     """Live copies of each expert, never two on one node."""
     replica_layout: ReplicaLayout = ReplicaLayout.GROUPS

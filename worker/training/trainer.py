@@ -179,7 +179,7 @@ class Body:
         self.job = JobView.of(json.loads(order.config))
         channel, trainer, bind_host = frame.channel, frame.trainer, frame.bind_host
         self._channel, self._watch, self._pulse = channel, frame.watch, frame.pulse
-        self._device = _device(trainer)
+        self._device = _device(trainer, str(self.job.config["cluster"]["device"]))
         self._bind_host = bind_host
         config = self.job.config
         path = str(config["data"]["path"])
@@ -361,11 +361,16 @@ class Body:
             self._group = None
 
 
-def _device(trainer: str) -> torch.device:
-    if torch.cuda.is_available():
+def _device(trainer: str, wanted: str) -> torch.device:
+    """The device of this trainer; on one machine the cluster's adapter shows each node its own GPUs, or none."""
+    if wanted != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda", int(trainer.rpartition("/")[2]) % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
+    if wanted == "cuda":
+        raise FieldError(
+            "cluster.device", wanted, "torch finds no GPU on this node: give it one, or set it to auto or cpu"
+        )
     torch.set_num_threads(1)
     return torch.device("cpu")
 
