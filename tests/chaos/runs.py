@@ -22,6 +22,8 @@ from tests.waiting import wait_until
 
 UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))
 SAMPLES_PER_STEP = TINY["batch"]["microbatches"] * TINY["batch"]["microbatch_size"]
+ENDLESS = 1_000_000
+"""Steps of a run that is stopped when the test has seen enough: however slow a command is, the run is still there."""
 RUN_SECONDS = 240.0
 """Bound of one run; a quiet machine needs a tenth of it."""
 

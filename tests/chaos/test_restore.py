@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chaos.job import TINY
-from tests.chaos.runs import Run, assert_every_sample_once, largest_difference
+from tests.chaos.runs import ENDLESS, Run, assert_every_sample_once, largest_difference
 from tests.waiting import wait_until
 
 TOLERANCE = 1e-8
@@ -27,7 +27,7 @@ def test_both_replicas_of_an_expert_die_and_a_damaged_checkpoint_is_passed_over(
 ) -> None:
     """The holders of an expert die at once. The newest checkpoint has a flipped byte: the one before is used."""
     job = {**TINY, "checkpoint": {"interval_seconds": 3600, "keep": 5}}
-    with Run(tmp_path / "run", "--spares", "1", "--steps", "2000", job=job) as run:
+    with Run(tmp_path / "run", "--spares", "1", "--steps", str(ENDLESS), job=job) as run:
         run.reach(10)
         run.tell("checkpoint", "now")
         wait_until(lambda: len(sealed(run)) == 1, within_seconds=60, what="a first checkpoint")
