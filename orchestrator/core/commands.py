@@ -76,11 +76,16 @@ def drain(decision: Decision, event: DrainRequested) -> None:
         return
     names = listed(member.trainer for member in seats)
     cause = f"{event.by} drains {event.node}: others take over from {names} while training goes on"
+    empty(decision, event.node, cause, f"{event.by} drains it")
+
+
+def empty(decision: Decision, node: NodeId, cause: str, reason: str) -> None:
+    """Have the seats of a node taken over by others, at a boundary: an incident, since it takes a while."""
     incidents.open_incident(
-        decision, kind=IncidentKind.DRAIN, node=event.node, cause=cause, first_sign_at=decision.at
+        decision, kind=IncidentKind.DRAIN, node=node, cause=cause, first_sign_at=decision.at
     )
-    if state.nodes[event.node].state is NodeState.ACTIVE:
-        decision.move_node(event.node, NodeTrigger.DRAIN, f"{event.by} drains it")
+    if decision.state.nodes[node].state is NodeState.ACTIVE:
+        decision.move_node(node, NodeTrigger.DRAIN, reason)
 
 
 def checkpoint(decision: Decision, event: CheckpointRequested) -> None:

@@ -329,12 +329,22 @@ class PairChecked(_TrainerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStartFailed(_Event):
-    """The cluster saw the process of a node end, which nobody had asked for."""
+class NodeEnded(_Event):
+    """The cluster saw the process of a node end, or knows that it will never begin; nobody had asked for that."""
 
     node: NodeId
+    pod: str
+    """Which process of the node: what its agent shows as the label `pod`."""
     reason: str
     """How it ended, and its last words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRemarked(_Event):
+    """The cluster has something to say about a node that is asked for or up: what it waits for, what threatens it."""
+
+    node: NodeId
+    remark: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,6 +412,14 @@ class UncordonRequested(_Command):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResizeRequested(_Command):
+    """A human wants another number of nodes or spares, while the job trains."""
+
+    nodes: int
+    spares: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRequested(_Command):
     """A human wants a checkpoint now."""
 
@@ -454,7 +472,8 @@ Event = (
     | TrainingEnded
     | TrainerRefused
     | PairChecked
-    | NodeStartFailed
+    | NodeEnded
+    | NodeRemarked
     | LeasesDue
     | CheckpointDue
     | RedundancyScanDue
@@ -462,6 +481,7 @@ Event = (
     | DrainRequested
     | CordonRequested
     | UncordonRequested
+    | ResizeRequested
     | CheckpointRequested
     | StopRequested
     | ShutdownRequested

@@ -24,7 +24,7 @@ from orchestrator.core import (
     progress,
     refusals,
     repair,
-    revival,
+    resizing,
     stragglers,
     takeover,
     upkeep,
@@ -43,6 +43,7 @@ _ANYTIME = (
     | events.DrainRequested
     | events.CordonRequested
     | events.UncordonRequested
+    | events.ResizeRequested
     | events.CheckpointRequested
     | events.StopRequested
     | events.ShutdownRequested
@@ -127,8 +128,10 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             endings.training_ended(decision, event)
         case events.PairChecked():
             pairs.reported(decision, event)
-        case events.NodeStartFailed():
-            revival.start_failed(decision, event)
+        case events.NodeEnded():
+            membership.ended(decision, event)
+        case events.NodeRemarked():
+            membership.remarked(decision, event)
         case events.LeasesDue() | events.CheckpointDue() | events.RedundancyScanDue() | events.RetentionDue():
             _due(decision, event)
         case events.DrainRequested():
@@ -137,6 +140,8 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             commands.cordon(decision, event)
         case events.UncordonRequested():
             commands.uncordon(decision, event)
+        case events.ResizeRequested():
+            resizing.requested(decision, event)
         case events.CheckpointRequested():
             commands.checkpoint(decision, event)
         case events.StopRequested():

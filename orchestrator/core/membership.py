@@ -23,6 +23,7 @@ from orchestrator.core import (
     recovery,
     repair,
     restarts,
+    revival,
     roster,
 )
 from orchestrator.core.decision import Decision
@@ -30,7 +31,9 @@ from orchestrator.core.events import (
     CommunicationFailed,
     HeartbeatReceived,
     NodeDisconnected,
+    NodeEnded,
     NodeRegistered,
+    NodeRemarked,
     TrainerBecameReady,
     TrainerExited,
     TrainerFellSilent,
@@ -43,6 +46,8 @@ from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.recovery import Loss
 from orchestrator.core.state import Blame, IncidentKind, JobState, Member, Node, NodeState, NodeView
 
+POD_LABEL = "pod"
+"""The label by which an agent says which of the processes of its node it is, where a cluster numbers them."""
 HEARD_OF = (NodeState.SPARE, NodeState.ACTIVE, NodeState.DRAINING, NodeState.SUSPECT)
 
 
@@ -115,6 +120,32 @@ def disconnected(decision: Decision, event: NodeDisconnected) -> None:
     decision.say(f"{event.node} is suspect: its stream broke ({event.reason})")
     if state.memory.blame is not None:
         lose_unreachable(decision)
+
+
+def ended(decision: Decision, event: NodeEnded) -> None:
+    """The cluster knows that the process of a node is gone: no lease has to run out, and no peer has to notice."""
+    node = decision.state.nodes.get(event.node)
+    if node is None:
+        return
+    if node.state is NodeState.REQUESTED:
+        revival.give_up_start(decision, event.node, event.reason)
+    elif node.state in HEARD_OF and dict(node.labels).get(POD_LABEL) == event.pod:
+        view = decision.state.views[event.node]
+        departure = Departure(
+            node=event.node, cause=f"{event.node} is lost: {event.reason}", first_sign_at=view.last_seen
+        )
+        settle(decision, *give_up_nodes(decision, [departure]))
+
+
+def remarked(decision: Decision, event: NodeRemarked) -> None:
+    """Something to know about a node; where it is asked for, that is why it is not there yet."""
+    node = decision.state.nodes.get(event.node)
+    decision.stirred = False
+    if node is None:
+        return
+    decision.say(f"{event.node}: {event.remark}")
+    if node.state is NodeState.REQUESTED:
+        decision.put(replace(node, reason=event.remark))
 
 
 def communication_failed(decision: Decision, event: CommunicationFailed) -> None:

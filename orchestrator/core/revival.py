@@ -10,7 +10,6 @@ from __future__ import annotations
 from orchestrator.core import breaker, health, quarantine, roster
 from orchestrator.core.actions import StartNode
 from orchestrator.core.decision import Decision
-from orchestrator.core.events import NodeStartFailed
 from orchestrator.core.ids import NodeId
 from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.spec_rules import node_ids
@@ -136,13 +135,6 @@ def _give_up_starts(decision: Decision) -> None:
     ]
     for node in late:
         give_up_start(decision, node, f"its agent did not register within {limit:g} s")
-
-
-def start_failed(decision: Decision, event: NodeStartFailed) -> None:
-    """The process of a node is gone. One that had registered is missed by its stream; this is for the others."""
-    node = decision.state.nodes.get(event.node)
-    if node is not None and node.state is NodeState.REQUESTED:
-        give_up_start(decision, event.node, event.reason)
 
 
 def give_up_start(decision: Decision, node: NodeId, why: str) -> None:

@@ -14,6 +14,7 @@ from orchestrator.core import (
     pairs,
     recovery,
     repair,
+    resizing,
     revival,
     roster,
 )
@@ -38,6 +39,7 @@ def advance(decision: Decision) -> None:
     endings.advance(decision)
     if decision.works() and decision.job.state is not JobState.STOPPING and not decision.state.memory.ended:
         checkpoints.advance(decision)
+        resizing.advance(decision)
         repair.advance(decision)
 
 

@@ -17,6 +17,7 @@ from orchestrator.core.events import (
     CordonRequested,
     DrainRequested,
     Event,
+    ResizeRequested,
     ShutdownRequested,
     StopRequested,
     UncordonRequested,
@@ -37,6 +38,7 @@ _Granted = (
     DrainRequested
     | CordonRequested
     | UncordonRequested
+    | ResizeRequested
     | CheckpointRequested
     | StopRequested
     | ShutdownRequested
@@ -45,6 +47,7 @@ _NAMES: dict[type[Any], str] = {
     DrainRequested: "Drain",
     CordonRequested: "Cordon",
     UncordonRequested: "Uncordon",
+    ResizeRequested: "Resize",
     CheckpointRequested: "TakeCheckpoint",
     StopRequested: "Stop",
     ShutdownRequested: "Shutdown",

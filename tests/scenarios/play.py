@@ -295,6 +295,9 @@ class _Stage:
     def uncordon(self, name: str) -> None:
         self.world.say(events.UncordonRequested, node=NodeId(name), by="ada")
 
+    def resize(self, nodes: str, spares: str) -> None:
+        self.world.say(events.ResizeRequested, nodes=int(nodes), spares=int(spares), by="ada")
+
     def checkpoint(self) -> None:
         self.world.say(events.CheckpointRequested, by="ada")
 
@@ -331,7 +334,7 @@ _BAD_LUCK = (
     "scan",
     "cannot_start",
 )
-_PEOPLE = ("drain", "cordon", "uncordon", "checkpoint", "end")
+_PEOPLE = ("drain", "cordon", "uncordon", "resize", "checkpoint", "end")
 COMMANDS: dict[str, Callable[..., None]] = {
     name.replace("_", "-"): getattr(_Stage, name)
     for name in (*_ABOUT_THE_JOB, *_FAILURES, *_BAD_LUCK, *_PEOPLE)

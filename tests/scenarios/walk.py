@@ -61,7 +61,8 @@ def spec_of(random: Random) -> JobSpec:
 class Walk:
     """One seed: a world, and what befalls it."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, resizes: bool = False) -> None:
+        self.resizes = resizes
         self.random = Random(seed)
         self.lines: list[str] = []
         self.handled = 0
@@ -96,7 +97,7 @@ class Walk:
             for trainer in agent.trainers.values():
                 trainer.stopped = False
         world.run(world.spec.timeouts.lease_seconds + 1.0)
-        for node in node_ids(world.spec.cluster):
+        for node in node_ids(self._cluster):
             world.agents.start(node)
             self._give_back(node)
 
@@ -115,7 +116,7 @@ class Walk:
         agent = self.world.agents.alive[node]
         missing = [
             TrainerId(f"{node}/{device}")
-            for device in range(self.world.spec.cluster.devices_per_node)
+            for device in range(self._cluster.devices_per_node)
             if f"{node}/{device}" not in agent.trainers
         ]
         if missing:
@@ -129,7 +130,7 @@ class Walk:
         if self.world.ended is not None:
             return True
         generation = state.generation
-        seats = self.world.spec.cluster.nodes * self.world.spec.cluster.devices_per_node
+        seats = self._cluster.nodes * self._cluster.devices_per_node
         return (
             generation is not None
             and len(generation.members) == seats
@@ -161,8 +162,22 @@ class Walk:
             (2, self._slow),
             (1, self._wrong),
         )
+        if self.resizes:
+            moves = (*moves, (2, self._resize))
         weights = [weight for weight, _ in moves]
         self.random.choices([move for _, move in moves], weights)[0]()
+
+    @property
+    def _cluster(self) -> ClusterSpec:
+        """As it was asked for last."""
+        machine = self.world.machine
+        job = machine.state.job if machine is not None else None
+        return job.spec.cluster if job is not None else self.world.spec.cluster
+
+    def _resize(self) -> None:
+        nodes, spares = self.random.randint(self._cluster.replicas, 5), self.random.randint(0, 2)
+        self._tell(f"resize to {nodes} and {spares}")
+        self.world.say(events.ResizeRequested, nodes=nodes, spares=spares, by="walk")
 
     def _tell(self, text: str) -> None:
         self.lines.append(f"{self.world.at:.2f} ## {text}")
