@@ -24,6 +24,8 @@ __all__ = ["JobFileError", "Problem", "load_job_file", "override", "read_mapping
 STANDARD_LIBRARY = "stdlib"
 """The data path that every machine with Python has."""
 
+_SEALED = re.compile(r"step-\d{8,}\.g\d{4,}")
+"""The folder of a sealed checkpoint (`worker/checkpointing/names.py`)."""
 _FLOAT = re.compile(
     r"""^[-+]?(?: [0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
               | \.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -52,11 +54,12 @@ def load_job_file(path: str, overrides: Sequence[str] = ()) -> JobSpec:
     if problems:
         raise JobFileError(tuple(problems))
     _settle_data_path(mapping, Path(path).parent)
+    _settle_base(mapping, Path(path).parent)
     try:
         spec = from_mapping(mapping)
     except SpecError as error:
         raise JobFileError(error.problems) from error
-    found = (*spec_rules.problems(spec), *_data_problems(spec))
+    found = (*spec_rules.problems(spec), *_data_problems(spec), *_base_problems(spec))
     if found:
         raise JobFileError(found)
     return spec
@@ -157,6 +160,34 @@ def _settle_data_path(mapping: dict[str, Any], folder: Path) -> None:
     beside = folder / local
     chosen = beside if not local.is_absolute() and not _matches(local) and _matches(beside) else local
     data["path"] = str(chosen.absolute())
+
+
+def _settle_base(mapping: dict[str, Any], folder: Path) -> None:
+    """Name the very checkpoint: of a workdir the newest sealed one now, which a later restart must find again."""
+    init = mapping.get("init")
+    if not isinstance(init, dict) or not isinstance(init.get("checkpoint"), str) or not init["checkpoint"]:
+        return
+    given = Path(init["checkpoint"]).expanduser()
+    beside = folder / given
+    root = (
+        beside if not given.is_absolute() and not given.exists() and beside.exists() else given
+    ).absolute()
+    for place in (root / "checkpoints", root):
+        sealed = [each for each in place.glob("step-*") if _SEALED.fullmatch(each.name)]
+        if sealed:
+            root = max(sealed, key=lambda each: tuple(map(int, re.findall(r"\d+", each.name))))
+            break
+    init["checkpoint"] = str(root)
+
+
+def _base_problems(spec: JobSpec) -> tuple[Problem, ...]:
+    path = spec.init.checkpoint
+    if not path or (_SEALED.fullmatch(Path(path).name) and (Path(path) / "manifest.json").is_file()):
+        return ()
+    remedy = "no sealed checkpoint is there: name one, or a workdir that has one"
+    if (Path(path) / "config.json").is_file():
+        remedy = f"is a model in another format: make a checkpoint of it with 'understudy import {path} OUT'"
+    return (Problem(field="init.checkpoint", value=path, remedy=remedy),)
 
 
 def _data_problems(spec: JobSpec) -> tuple[Problem, ...]:

@@ -107,6 +107,22 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InitSpec:
+    """What the weights are before the first step."""
+
+    checkpoint: str = ""
+    """A sealed checkpoint of the same model, or a workdir for its newest one; empty for what the seed gives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainableSpec:
+    """What is trained of a model that is there already (`init.checkpoint`); the rest stays as it is, bit for bit."""
+
+    experts: tuple[int, ...] = ()
+    """Only these experts, in all layers; empty for the whole model. `understudy affinity` proposes some for a task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSpec:
     interval_seconds: float = 900.0
     keep: int = 3
@@ -205,6 +221,8 @@ class JobSpec:
     batch: BatchSpec = field(default_factory=BatchSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    init: InitSpec = field(default_factory=InitSpec)
+    trainable: TrainableSpec = field(default_factory=TrainableSpec)
     checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
     integrity: IntegritySpec = field(default_factory=IntegritySpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)

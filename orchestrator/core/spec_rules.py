@@ -54,6 +54,7 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
         *_cluster(spec.cluster),
         *_model(spec),
         *_optimizer(spec),
+        *_trainable(spec),
         *_timeouts(spec.timeouts),
     )
     found += [problem for fields_read, problem in relations if not odd.intersection(fields_read)]
@@ -157,6 +158,19 @@ def _optimizer(spec: JobSpec) -> Iterator[type_of_relation]:
         )
         reads = ("optimizer.decay_steps", "optimizer.warmup_steps", "steps")
         yield reads, Problem(field="optimizer.decay_steps", value=optimizer.decay_steps, remedy=remedy)
+
+
+def _trainable(spec: JobSpec) -> Iterator[type_of_relation]:
+    chosen, field = spec.trainable.experts, "trainable.experts"
+    unknown = [expert for expert in chosen if not 0 <= expert < spec.model.experts]
+    if unknown:
+        remedy = f"there is no expert {unknown[0]}: name some of 0 to {spec.model.experts - 1}"
+        yield (field, "model.experts"), Problem(field=field, value=list(chosen), remedy=remedy)
+    if len(set(chosen)) < len(chosen):
+        yield (field,), Problem(field=field, value=list(chosen), remedy="name each expert once")
+    if chosen and not spec.init.checkpoint:
+        remedy = "all else would stay random: name a trained model with init.checkpoint"
+        yield (field,), Problem(field=field, value=list(chosen), remedy=remedy)
 
 
 def _timeouts(timeouts: TimeoutSpec) -> Iterator[type_of_relation]:

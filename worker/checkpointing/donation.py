@@ -17,7 +17,6 @@ from torch import Tensor
 
 from worker.checkpointing.buffers import BufferPool
 from worker.checkpointing.errors import RefusalCode
-from worker.checkpointing.names import KINDS
 from worker.checkpointing.parts import PartTensors
 
 LOG_FULL = "log full"
@@ -115,7 +114,8 @@ class Donations:
         """Logs the reduced gradients that made `version`, for the parts that newcomers follow.
 
         Call it after each commit, before `at_boundary` of the same version. A gradient is copied; None means that the
-        part is not held here any more. A version that does not follow the last one ends the donation.
+        part is not held here any more, and one without elements that it is frozen: the newcomer then learns of the
+        version alone. A version that does not follow the last one ends the donation.
         """
         if not self._active:
             return
@@ -247,8 +247,9 @@ class Donations:
             return True
         length, dtype = state.length, state.weights.dtype
         at_once = max(1, self._limits.boundary_bytes_max // state.bytes)
-        self._pool.want(length, dtype, len(KINDS) * min(alike, at_once) + alike)
-        if not self._pool.ready(length, dtype, len(KINDS)):
+        tensors = len(state.in_order())
+        self._pool.want(length, dtype, tensors * min(alike, at_once) + alike)
+        if not self._pool.ready(length, dtype, tensors):
             return False
         self._pool.want(length, dtype, alike)
         return True
@@ -257,10 +258,9 @@ class Donations:
         copies = [self._pool.take(state.length, tensor.dtype) for tensor in state.in_order()]
         for copy, tensor in zip(copies, state.in_order(), strict=True):
             copy.copy_(tensor.detach())
-        weights, m, v = copies
         with self._condition:
             self._snapshot_bytes += state.bytes
-        return PartCopy(part=part, version=version, state=PartTensors(weights=weights, m=m, v=v))
+        return PartCopy(part=part, version=version, state=PartTensors.of(copies))
 
     def _deliver(self, copy: PartCopy) -> None:
         """Gives the snapshot to all who wait for it; takes the lock."""

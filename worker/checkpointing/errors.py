@@ -62,6 +62,15 @@ class CheckpointMismatch(CheckpointError):
         self.found = found
 
 
+class BaseUnsound(CheckpointMismatch):
+    """The checkpoint that a job begins with is damaged; no older one can take its place."""
+
+    def __init__(self, damage: CheckpointDamaged) -> None:
+        super().__init__(
+            checkpoint=damage.checkpoint, field=damage.shard, wanted="a sound base", found=damage.reason
+        )
+
+
 class PeerError(Exception):
     """Root of what can go wrong while state is copied from a living trainer; `parts` did not arrive."""
 

@@ -231,7 +231,7 @@ class PeerFetch:
         at = self._versions.get(blob.part) if blob.part in donor.share.parts else None
         if at is None or blob.version != at + 1:
             raise donor.damaged(f"the gradient of version {blob.version} of {blob.part}, which is at {at}")
-        gradient = donor.receive_gradient(blob, payload_bytes, self._staging[blob.part].weights)
+        gradient = donor.receive_gradient(blob, payload_bytes, self._staging[blob.part])
         self._reach(blob.part, None)  # while the callback writes, the part is at no version
         self._apply(
             ReplayEntry(
@@ -326,14 +326,15 @@ class _Conversation:
                 return message, payload_bytes
 
     def receive_state(self, blob: Blob, payload_bytes: int, target: PartTensors) -> None:
-        """Fills the three tensors."""
+        """Fills the tensors of the part."""
         self._receive(blob, payload_bytes, target.in_order(), content="state")
 
-    def receive_gradient(self, blob: Blob, payload_bytes: int, weights: Tensor) -> Tensor:
-        """The gradient, where the weights are, in a buffer that the next call uses again."""
-        if self._scratch is None or self._scratch.numel() < weights.numel():
-            self._scratch = torch.empty(weights.numel(), dtype=weights.dtype, device=weights.device)
-        gradient = self._scratch[: weights.numel()]
+    def receive_gradient(self, blob: Blob, payload_bytes: int, part: PartTensors) -> Tensor:
+        """The gradient, where the weights are, in a buffer that the next call uses again; empty for a frozen part."""
+        length, weights = 0 if part.frozen else part.length, part.weights
+        if self._scratch is None or self._scratch.numel() < length:
+            self._scratch = torch.empty(length, dtype=weights.dtype, device=weights.device)
+        gradient = self._scratch[:length]
         self._receive(blob, payload_bytes, (gradient,), content="gradient")
         return gradient
 

@@ -76,11 +76,22 @@ class PartEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BaseEntry:
+    """The checkpoint that holds what this one does not: the parts that were not trained."""
+
+    path: str
+    """Where it was; it may have moved since."""
+    sha256: str
+    """Of its manifest's text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All that has to be known of a checkpoint before its first tensor is read.
 
     `created` is in seconds since the epoch, given by the caller. `layout` identifies how parameters lie in the flat
-    tensors, `data_fingerprint` the data set and its order; both are opaque here. `config` is the job's, as JSON.
+    tensors, `data_fingerprint` the data set and its order; both are opaque here. `config` is the job's, as JSON. Where
+    `base` is given, `parts` are those that were trained, and all others are in the base.
     """
 
     job: str
@@ -93,6 +104,7 @@ class Manifest:
     precision: str
     parts: Mapping[str, PartEntry]
     shards: tuple[Shard, ...]
+    base: BaseEntry | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
     @property
@@ -181,6 +193,7 @@ def from_json(text: str) -> Manifest:
             _shard(_Fields(entry, f"shards[{index}]."))
             for index, entry in enumerate(fields.sequence("shards"))
         ),
+        base=_base(_Fields(fields.mapping("base"), "base.")) if "base" in fields.all else None,
         format_version=version,
     )
     fields.nothing_else()
@@ -226,7 +239,11 @@ def _body(manifest: Manifest) -> dict[str, object]:
             for part, entry in sorted(manifest.parts.items())
         },
         "shards": [shard_to_mapping(shard) for shard in manifest.shards],
-    }
+    } | _base_body(manifest.base)
+
+
+def _base_body(base: BaseEntry | None) -> dict[str, object]:
+    return {} if base is None else {"base": {"path": base.path, "sha256": base.sha256}}
 
 
 def _canonical(document: Mapping[str, object]) -> str:
@@ -258,6 +275,12 @@ def _parts(fields: _Fields) -> dict[str, PartEntry]:
         parts[part] = PartEntry(version=entry.integer("version"), length=entry.integer("length", least=1))
         entry.nothing_else()
     return parts
+
+
+def _base(fields: _Fields) -> BaseEntry:
+    base = BaseEntry(path=fields.text("path"), sha256=fields.sha256("sha256"))
+    fields.nothing_else()
+    return base
 
 
 def _shard(fields: _Fields) -> Shard:

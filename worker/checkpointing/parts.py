@@ -1,10 +1,11 @@
-"""One part's state as three flat tensors, and their bytes.
+"""One part's state as flat tensors, and their bytes: weights and two moments, or weights alone where it is frozen.
 
 Nothing here copies or stores anything: `snapshot` copies parts, `reader` and `fetch` fill them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class PartTensors:
     """Weights and AdamW's m and v of one part: one-dimensional, contiguous, of one dtype, length and device.
 
-    The tensors are the caller's: views into its buffers, not copies.
+    A part that is not trained is frozen: its m and v have no elements. The tensors are the caller's: views into its
+    buffers, not copies.
     """
 
     weights: Tensor
@@ -30,10 +32,24 @@ class PartTensors:
             assert tensor.dtype in _DTYPES.values()
             assert tensor.dtype == self.weights.dtype and tensor.numel() == self.weights.numel()
             assert tensor.device == self.weights.device
+        assert self.m.numel() == self.v.numel(), "a part has both moments or none"
 
-    def in_order(self) -> tuple[Tensor, Tensor, Tensor]:
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> PartTensors:
+        """The inverse of `in_order`: three tensors, or the weights alone of a frozen part."""
+        assert len(tensors) in (1, 3), f"a part is one tensor or three, not {len(tensors)}"
+        nothing = tensors[0].new_empty(0)
+        weights, m, v = (*tensors, nothing, nothing)[:3]
+        return cls(weights=weights, m=m, v=v)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether there are weights only."""
+        return self.m.numel() == 0
+
+    def in_order(self) -> tuple[Tensor, ...]:
         """The tensors in the order in which they lie in files and on the wire (`names.KINDS`)."""
-        return self.weights, self.m, self.v
+        return (self.weights,) if self.frozen else (self.weights, self.m, self.v)
 
     @property
     def length(self) -> int:
@@ -47,8 +63,8 @@ class PartTensors:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all three tensors."""
-        return 3 * self.length * self.weights.element_size()
+        """Bytes of all tensors."""
+        return len(self.in_order()) * self.length * self.weights.element_size()
 
 
 def precision_of(dtype: torch.dtype) -> str:

@@ -23,9 +23,10 @@ def plan_shards(
     """The pieces of each rank, by rank; a rank with an empty row writes no shard.
 
     `placement` maps an expert to the ranks that hold it, the primary first; `lengths` maps each part to its elements.
+    Where the dense part is frozen and not saved, it is in neither.
     """
     assert world >= 1
-    assert set(lengths) == {DENSE} | {expert_part(expert) for expert in placement}
+    assert set(lengths) - {DENSE} == {expert_part(expert) for expert in placement}
     rows: list[list[Piece]] = [[] for _ in range(world)]
     shares = _deal_experts(placement, world, lengths)
     loads = [0] * world
@@ -40,7 +41,7 @@ def plan_shards(
                 rows[rank].append(Piece(part=part, start=start, stop=stop))
                 loads[rank] += stop - start
     start = 0
-    for rank, share in enumerate(_fill_up(loads, lengths[DENSE])):
+    for rank, share in enumerate(_fill_up(loads, lengths.get(DENSE, 0))):
         if share:
             rows[rank].insert(0, Piece(part=DENSE, start=start, stop=start + share))
             start += share

@@ -5,7 +5,8 @@ what, and how rows get here (dispatch).
 
 Gradients of expert weights are added straight into `.grad` where there is one (the trainer's flat buffers), and only
 otherwise handed to autograd: that saves writing, reading and adding a whole copy of the weights per microbatch, and
-`.grad` may be a strided view, which autograd's own accumulation warns about.
+`.grad` may be a strided view, which autograd's own accumulation warns about. Where only some experts are trained,
+`sinks` names the place of each one's gradient, and the others have none.
 
 Shapes: E experts held here (slots); R rows, sorted by slot; D width; F expert width.
 """
@@ -22,6 +23,8 @@ from torch.nn import functional
 from worker.model.config import ModelConfig
 
 GROUPED_ROW_BYTES = 16
+Sinks = Sequence[Tensor | None]
+"""By slot: where the gradient of an expert's weight is added up; None for an expert that is not trained."""
 
 
 class Experts(nn.Module):
@@ -35,6 +38,7 @@ class Experts(nn.Module):
         super().__init__()
         self._config = config
         self.ids: tuple[int, ...] = ()
+        self.sinks: dict[str, Sinks] = {}
         self.hold(())
 
     def hold(self, ids: Sequence[int]) -> None:
@@ -42,6 +46,7 @@ class Experts(nn.Module):
         assert list(ids) == sorted(set(ids)), f"experts are held in ascending order, each once: {ids}"
         assert all(0 <= expert < self._config.experts for expert in ids), f"no such expert among {ids}"
         self.ids = tuple(ids)
+        self.sinks = {}
         E, D, F = len(ids), self._config.width, self._config.expert_width
         dtype = self._config.precision.parameter_dtype
         self.w1_EFD = nn.Parameter(torch.empty(E, F, D, dtype=dtype, device="meta"))
@@ -50,7 +55,8 @@ class Experts(nn.Module):
 
     def forward(self, rows_RD: Tensor, count_E: Tensor) -> Tensor:
         kind = _GroupedSwiglu if grouped_is_faster(rows_RD, self.w1_EFD) else _LoopSwiglu
-        y_RD = kind.apply(rows_RD, count_E, self.w1_EFD, self.w3_EFD, self.w2_EDF)  # type: ignore[no-untyped-call]
+        sinks = [self.sinks.get(name) for name in ("w1_EFD", "w3_EFD", "w2_EDF")]
+        y_RD = kind.apply(rows_RD, count_E, sinks, self.w1_EFD, self.w3_EFD, self.w2_EDF)  # type: ignore[no-untyped-call]
         return cast(Tensor, y_RD)
 
 
@@ -71,7 +77,9 @@ class _LoopSwiglu(torch.autograd.Function):
     """Expert after expert. Experts without rows are skipped, and without any rows nothing is computed at all."""
 
     @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, count_E: Tensor, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_RD: Tensor, count_E: Tensor, sinks: Sequence[Sinks | None], *weights: Tensor
+    ) -> Tensor:
         w1_EFD, w3_EFD, w2_EDF = (weight.to(x_RD.dtype) for weight in weights)
         counts = count_E.tolist()
         busy = [slot for slot, count in enumerate(counts) if count]
@@ -89,15 +97,15 @@ class _LoopSwiglu(torch.autograd.Function):
         for slot in busy:
             torch.mm(hidden[slot], w2[slot], out=y[slot])
         ctx.save_for_backward(x_RD, gate_RF, active_RF, up_RF, hidden_RF, w1_EFD, w3_EFD, w2_EDF)
-        ctx.counts, ctx.busy, ctx.weights = counts, busy, weights
+        ctx.counts, ctx.busy, ctx.sinks, ctx.weights = counts, busy, sinks, weights
         return y_RD
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_RD, gate_RF, active_RF, up_RF, hidden_RF, *weights = ctx.saved_tensors
         grad_RD = gradients[0].contiguous()
-        sinks = [_sink(weight) for weight in ctx.weights]
-        sink1, sink3, sink2 = (None if sink is None else sink.unbind() for sink in sinks)
+        totals = _totals(ctx.weights, ctx.sinks)
+        sink1, sink3, sink2 = _by_slot(totals, ctx.sinks)
         w1, w3, w2 = (weight.unbind() for weight in weights)
         x, hidden, grad = (rows.split(ctx.counts) for rows in (x_RD, hidden_RF, grad_RD))
         grad_hidden_RF = torch.empty_like(hidden_RF)
@@ -114,7 +122,7 @@ class _LoopSwiglu(torch.autograd.Function):
             torch.mm(grad_gate[slot], w1[slot], out=grad_x[slot]).addmm_(grad_up[slot], w3[slot])
             _accumulate(sink1, slot, grad_gate[slot], x[slot])
             _accumulate(sink3, slot, grad_up[slot], x[slot])
-        return grad_x_RD, None, *_left_for_autograd(ctx.weights, sinks)
+        return grad_x_RD, None, None, *_left_for_autograd(ctx.weights, totals)
 
 
 class _GroupedSwiglu(torch.autograd.Function):
@@ -125,7 +133,9 @@ class _GroupedSwiglu(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, count_E: Tensor, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_RD: Tensor, count_E: Tensor, sinks: Sequence[Sinks | None], *weights: Tensor
+    ) -> Tensor:
         w1_EFD, w3_EFD, w2_EDF = weights
         E, F, D = w1_EFD.shape
         w13_EGD = x_RD.new_empty(E, 2 * F, D)
@@ -137,14 +147,15 @@ class _GroupedSwiglu(torch.autograd.Function):
         gate_RF, up_RF = both_RG.chunk(2, dim=1)
         hidden_RF = functional.silu(gate_RF).mul_(up_RF)
         ctx.save_for_backward(x_RD, both_RG, hidden_RF, w13_EGD, w2_EDF, end_E)
-        ctx.weights = weights
+        ctx.sinks, ctx.weights = sinks, weights
         return _grouped(hidden_RF, w2_EDF.transpose(1, 2), end_E)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x_RD, both_RG, hidden_RF, w13_EGD, w2_EDF, end_E = ctx.saved_tensors
         grad_RD = gradients[0].contiguous()
-        sink1_EFD, sink3_EFD, sink2_EDF = sinks = [_sink(weight) for weight in ctx.weights]
+        totals = _totals(ctx.weights, ctx.sinks)
+        sink1, sink3, sink2 = _by_slot(totals, ctx.sinks)
         gate_RF, up_RF = both_RG.chunk(2, dim=1)
         grad_hidden_RF = _grouped(grad_RD, w2_EDF, end_E)
         grad_both_RG = torch.cat(
@@ -152,14 +163,14 @@ class _GroupedSwiglu(torch.autograd.Function):
         )
         grad_x_RD = _grouped(grad_both_RG, w13_EGD, end_E)
         if x_RD.shape[0] > 0:
-            if sink2_EDF is not None:
-                sink2_EDF += functional.grouped_mm(grad_RD.t(), hidden_RF, offs=end_E)
-            if sink1_EFD is not None or sink3_EFD is not None:
+            if any(sink is not None for sink in sink2):
+                _add(totals[2], sink2, functional.grouped_mm(grad_RD.t(), hidden_RF, offs=end_E))
+            if any(sink is not None for sink in (*sink1, *sink3)):
                 grad_EGD = functional.grouped_mm(grad_both_RG.t(), x_RD, offs=end_E)
-                for sink_EFD, grad_EFD in zip((sink1_EFD, sink3_EFD), grad_EGD.chunk(2, dim=1), strict=True):
-                    if sink_EFD is not None:
-                        sink_EFD += grad_EFD
-        return grad_x_RD, None, *_left_for_autograd(ctx.weights, sinks)
+                grad1_EFD, grad3_EFD = grad_EGD.chunk(2, dim=1)
+                _add(totals[0], sink1, grad1_EFD)
+                _add(totals[1], sink3, grad3_EFD)
+        return grad_x_RD, None, None, *_left_for_autograd(ctx.weights, totals)
 
 
 def _grouped(x_RD: Tensor, w_EDF: Tensor, end_E: Tensor) -> Tensor:
@@ -176,22 +187,49 @@ def _swiglu_backward(
     return grad_gate_RF, grad_RF * active_RF
 
 
-def _sink(weight: Tensor) -> Tensor | None:
-    """Where the gradient of a weight is added up: its `.grad`, fresh zeros, or nowhere if it is frozen."""
-    if not weight.requires_grad:
-        return None
-    return torch.zeros_like(weight) if weight.grad is None else weight.grad
+def _totals(weights: Sequence[Tensor], sinks: Sequence[Sinks | None]) -> list[Tensor | None]:
+    """Where the gradient of each whole weight is added up: its `.grad`, fresh zeros, or nowhere.
+
+    Nowhere if it is frozen, or if its experts have places of their own.
+    """
+    return [
+        None
+        if own is not None or not weight.requires_grad
+        else torch.zeros_like(weight)
+        if weight.grad is None
+        else weight.grad
+        for weight, own in zip(weights, sinks, strict=True)
+    ]
 
 
-def _accumulate(sinks: Sequence[Tensor] | None, slot: int, grad: Tensor, rows: Tensor) -> None:
-    if sinks is None:
+def _by_slot(totals: Sequence[Tensor | None], sinks: Sequence[Sinks | None]) -> list[Sinks]:
+    """For each weight, the place of each expert's gradient; no places at all where nothing is trained."""
+    return [
+        own if own is not None else () if total is None else total.unbind()
+        for total, own in zip(totals, sinks, strict=True)
+    ]
+
+
+def _accumulate(sinks: Sinks, slot: int, grad: Tensor, rows: Tensor) -> None:
+    sink = sinks[slot] if sinks else None
+    if sink is None:
         return
-    if sinks[slot].dtype == rows.dtype:
-        sinks[slot].addmm_(grad.t(), rows)
+    if sink.dtype == rows.dtype:
+        sink.addmm_(grad.t(), rows)
     else:
-        sinks[slot].add_(torch.mm(grad.t(), rows))
+        sink.add_(torch.mm(grad.t(), rows))
 
 
-def _left_for_autograd(weights: Sequence[Tensor], sinks: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Only the sinks that are not the weights' own gradients already."""
-    return [None if sink is weight.grad else sink for weight, sink in zip(weights, sinks, strict=True)]
+def _add(total_EFD: Tensor | None, sinks: Sinks, grad_EFD: Tensor) -> None:
+    """Gradients of all experts at once: in one addition where they lie together."""
+    if total_EFD is not None:
+        total_EFD += grad_EFD
+        return
+    for slot, sink in enumerate(sinks):
+        if sink is not None:
+            sink += grad_EFD[slot]
+
+
+def _left_for_autograd(weights: Sequence[Tensor], totals: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Only the sums that are not the weights' own gradients already."""
+    return [None if total is weight.grad else total for weight, total in zip(weights, totals, strict=True)]

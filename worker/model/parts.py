@@ -8,8 +8,8 @@ know nothing of layers. What lives here: the layout of a part (pure arithmetic) 
 Every tensor starts at a multiple of ALIGNMENT elements and every part is a multiple of it long; the gaps are zero and
 stay zero (zero weight, zero gradient). Rows of a [experts, N] buffer are thereby aligned like the first.
 
-Shapes: P elements of the dense part; N elements of one expert's part; E experts held here; D width; F expert width;
-V vocabulary; A query, key and value heads together, times head width.
+Shapes: P elements of the dense part; N elements of one expert's part; E experts held here, T of them trained; D width;
+F expert width; V vocabulary; A query, key and value heads together, times head width.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from worker.model.config import ModelConfig
+from worker.model.experts import Experts
 
 ALIGNMENT = 64
 
@@ -38,6 +39,11 @@ class Entry:
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def span(self) -> slice:
+        """Where it lies in its part."""
+        return slice(self.offset, self.offset + self.elements)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,26 +135,60 @@ def bind(
     reach the gradients of the new ones.
     """
     dense, expert = dense_layout(config), expert_layout(config)
-    for name, buffer, length in (
-        ("dense_P", dense_P, dense.length),
-        ("dense_grad_P", dense_grad_P, dense.length),
-    ):
-        assert buffer.shape == (length,), (
-            f"{name} has shape {tuple(buffer.shape)}, the layout has {length} elements"
-        )
-    assert experts_EN.shape[1:] == (expert.length,), f"rows of {tuple(experts_EN.shape)}, not {expert.length}"
+    _expect("dense_P", dense_P, dense.length)
+    _expect("dense_grad_P", dense_grad_P, dense.length)
+    _expect("experts_EN", experts_EN[0] if len(experts_EN) else None, expert.length)
     assert experts_grad_EN.shape == experts_EN.shape, "each expert's weights need room for their gradient"
     for entry in dense.entries:
-        span = slice(entry.offset, entry.offset + entry.elements)
-        _point(model, entry.name, dense_P[span].view(entry.shape), dense_grad_P[span].view(entry.shape))
+        value = _point(model, entry.name, dense_P[entry.span].view(entry.shape))
+        value.grad = dense_grad_P[entry.span].view(entry.shape)
     held = experts_EN.shape[0]
     for entry in expert.entries:
-        span = slice(entry.offset, entry.offset + entry.elements)
         shape = (held, *entry.shape)
-        _point(model, entry.name, experts_EN[:, span].view(shape), experts_grad_EN[:, span].view(shape))
+        value = _point(model, entry.name, experts_EN[:, entry.span].view(shape))
+        value.grad = experts_grad_EN[:, entry.span].view(shape)
 
 
-def _point(model: nn.Module, name: str, value: Tensor, gradient: Tensor) -> None:
+def bind_frozen(
+    model: nn.Module,
+    config: ModelConfig,
+    *,
+    dense_P: Tensor,
+    experts_EN: Tensor,
+    trained_slots: Sequence[int],
+    experts_grad_TN: Tensor,
+) -> None:
+    """As `bind`, where only some experts are trained: only they have room for a gradient, row t for `trained_slots[t]`.
+
+    All other parameters want no gradient. Those of the experts lie together, so a gradient goes to its row by way of
+    `Experts.sinks`, and no parameter has a `.grad`.
+    """
+    dense, expert = dense_layout(config), expert_layout(config)
+    _expect("dense_P", dense_P, dense.length)
+    _expect("experts_EN", experts_EN[0] if len(experts_EN) else None, expert.length)
+    assert experts_grad_TN.shape == (len(trained_slots), expert.length), "each trained expert needs its row"
+    row_of = {slot: row for row, slot in enumerate(trained_slots)}
+    for entry in dense.entries:
+        _point(model, entry.name, dense_P[entry.span].view(entry.shape)).requires_grad_(False)
+    held = experts_EN.shape[0]
+    for entry in expert.entries:
+        value = _point(model, entry.name, experts_EN[:, entry.span].view(held, *entry.shape))
+        value.requires_grad_(bool(trained_slots))
+        path, _, leaf = entry.name.rpartition(".")
+        module = model.get_submodule(path)
+        assert isinstance(module, Experts), f"{path} holds experts"
+        module.sinks[leaf] = tuple(
+            experts_grad_TN[row_of[slot], entry.span].view(entry.shape) if slot in row_of else None
+            for slot in range(held)
+        )
+
+
+def _expect(name: str, row: Tensor | None, length: int) -> None:
+    assert row is None or row.shape == (length,), f"{name} has rows of {row.shape}, the layout has {length}"
+
+
+def _point(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:
+    """The new parameter of this name."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     former = getattr(module, leaf)
@@ -157,5 +197,5 @@ def _point(model: nn.Module, name: str, value: Tensor, gradient: Tensor) -> None
         f"{name}: the model wants {tuple(former.shape)}, not {tuple(value.shape)}"
     )
     parameter = nn.Parameter(value, requires_grad=former.requires_grad)
-    parameter.grad = gradient
     setattr(module, leaf, parameter)
+    return parameter

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from worker.checkpointing.errors import CheckpointError
+from worker.checkpointing.manifest import Manifest
 from worker.model.fields import FieldError
 from worker.offline.evaluate import evaluate
 from worker.offline.generate import Sampling, generate
@@ -57,6 +58,7 @@ def _show(given: argparse.Namespace) -> int:
         manifest = reader.manifest
     size = sum(shard.bytes for shard in manifest.shards)
     parameters = sum(part.length for part in manifest.parts.values())
+    base, model = manifest.base, _mapping(manifest.config["model"])
     values = {
         "job": manifest.job,
         "step": manifest.step,
@@ -65,7 +67,8 @@ def _show(given: argparse.Namespace) -> int:
         "precision": manifest.precision,
         "bytes": size,
         "parameters": parameters,
-        "experts": len(manifest.parts) - 1,
+        "experts": model["experts"],
+        "base": None if base is None else {"path": base.path, "sha256": base.sha256},
         "data_fingerprint": manifest.data_fingerprint,
         "layout": manifest.layout,
         "format_version": manifest.format_version,
@@ -88,12 +91,25 @@ def _show(given: argparse.Namespace) -> int:
         ("created", created),
         ("size", f"{_size(size)} in {len(manifest.shards)} shards"),
         ("holds", f"{parameters:,} parameters and their AdamW moments, {manifest.precision}"),
-        ("parts", f"the dense part and {len(manifest.parts) - 1} experts"),
+        (
+            "parts",
+            f"the dense part and {len(manifest.parts) - 1} experts" if base is None else _trained(manifest),
+        ),
     )
     print("\nfile                 pieces        size  sha256")
     for shard in manifest.shards:
         print(f"{shard.file:<20} {len(shard.pieces):>6}  {_size(shard.bytes):>10}  {shard.sha256[:16]}")
     return 0
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    assert isinstance(value, Mapping), "the config of a checkpoint was a job's"
+    return value
+
+
+def _trained(manifest: Manifest) -> str:
+    assert manifest.base is not None
+    return f"{', '.join(sorted(manifest.parts))}; all else is in {manifest.base.path}"
 
 
 def _verify(given: argparse.Namespace) -> int:

@@ -12,16 +12,18 @@ from typing import Any
 
 import torch
 
-from worker.checkpointing.manifest import Manifest
+from worker.checkpointing.manifest import BaseEntry, Manifest
 from worker.checkpointing.names import DENSE, CheckpointId, expert_part, parse_sealed
 from worker.checkpointing.parts import PartTensors, dtype_of
 from worker.checkpointing.reader import CheckpointReader
 from worker.checkpointing.sealing import list_sealed
 from worker.checkpointing.storage import FileStorage
 from worker.model.config import ModelConfig
+from worker.model.fields import FieldError
 from worker.model.parts import bind, dense_layout, expert_layout
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import LocalDispatcher
+from worker.training.base import Base
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """Of a workdir."""
@@ -87,17 +89,33 @@ def load(place: Place, device: torch.device) -> Loaded:
         dtype = dtype_of(manifest.precision)
         dense_P = torch.empty(dense_layout(config).length, dtype=dtype)
         experts_EN = torch.empty(config.experts, expert_layout(config).length, dtype=dtype)
-        moments = torch.empty(2, max(dense_P.numel(), experts_EN.shape[1]), dtype=dtype)
         rows = {DENSE: dense_P, **{expert_part(e): row for e, row in enumerate(experts_EN)}}
-        for name, weights in rows.items():
-            m, v = moments[:, : weights.numel()]
-            reader.read({name: PartTensors(weights=weights, m=m, v=v)})
+        reader.read({name: PartTensors.of([rows[name]]) for name in manifest.parts})
+    if manifest.base is not None:
+        frozen = {name: row for name, row in rows.items() if name not in manifest.parts}
+        open_base(manifest.base).read(frozen, lambda count: None)
     return Loaded(
         model=assembled(config, dense_P.to(device), experts_EN.to(device), seed=int(str(job["seed"]))),
         config=config,
         job=job,
         manifest=manifest,
     )
+
+
+def open_base(entry: BaseEntry) -> Base:
+    """The very checkpoint that trained experts belong to. Raises OfflineError where it is not there any more."""
+    try:
+        base = Base.open(entry.path)
+    except FieldError as error:
+        raise OfflineError(
+            f"the checkpoint holds trained experts only, and their base {entry.path} is gone: put it back there"
+        ) from error
+    if base.digest != entry.sha256:
+        raise OfflineError(
+            f"the checkpoint holds trained experts only, and {entry.path} is not the base that they were trained in "
+            f"(its manifest has sha256 {base.digest[:16]}, not {entry.sha256[:16]}): put that one back there"
+        )
+    return base
 
 
 def assembled(

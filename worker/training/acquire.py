@@ -15,7 +15,7 @@ from worker.checkpointing.errors import PeerError
 from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity, ReplayEntry
 from worker.checkpointing.parts import PartTensors
 from worker.training.optimizer import AdamW
-from worker.training.state import TrainingState, empty_part, part_name, part_number
+from worker.training.state import TrainingState, part_name, part_number
 
 _FINISH_SECONDS = 5.0
 _LIMITS = FetchLimits()
@@ -61,11 +61,7 @@ class Acquisitions:
             if donor.parts
         ]
         state = self._state
-        staging = {
-            name: empty_part(state.length(part_number(name)), state.dense_P)
-            for share in shares
-            for name in share.parts
-        }
+        staging = {name: state.empty_part(part_number(name)) for share in shares for name in share.parts}
         abandoned = threading.Event()
         fetch = PeerFetch(
             identity=PeerIdentity(
@@ -91,6 +87,8 @@ class Acquisitions:
         self._report(PartsAcquired(acquisition=order.acquisition, version=version))
 
     def _replay(self, part: PartTensors, entry: ReplayEntry) -> None:
+        if part.frozen:
+            return  # every version of it is the same
         state = self._state.optimized(part_number(entry.part), part)
         with self._replaying:
             self._optimizer.update(state, entry.gradient, step=entry.version, clip=entry.clip)

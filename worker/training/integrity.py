@@ -74,16 +74,20 @@ def _words(rows_RN: Tensor) -> Tensor:
 def checksums(state: TrainingState) -> Tensor:
     """By part, int64; 0 for parts that are not held. Stays on the device, waits for nothing."""
     sums_Q = torch.zeros(state.parts, dtype=torch.int64, device=state.dense_P.device)
-    dense = (state.dense_P, state.dense_m_P, state.dense_v_P)
-    sums_Q[DENSE] = _mixed(*(tensor.unsqueeze(0) for tensor in dense))[0]
+    sums_Q[DENSE] = row_checksums(state.dense_P.unsqueeze(0))[0]
+    if not state.frozen(DENSE):
+        sums_Q[DENSE] += _of_moments(state.dense_m_P.unsqueeze(0), state.dense_v_P.unsqueeze(0))[0]
     if state.held:
         held = torch.tensor(state.held, device=sums_Q.device) + 1
-        sums_Q[held] = _mixed(state.experts_EN, state.experts_m_EN, state.experts_v_EN)
+        sums_Q[held] = row_checksums(state.experts_EN)
+    if state.trained:
+        trained = torch.tensor(state.trained, device=sums_Q.device) + 1
+        sums_Q[trained] += _of_moments(state.experts_m_TN, state.experts_v_TN)
     return sums_Q
 
 
-def _mixed(weights_RN: Tensor, m_RN: Tensor, v_RN: Tensor) -> Tensor:
-    return row_checksums(weights_RN) + row_checksums(m_RN) * _OF_M + row_checksums(v_RN) * _OF_V
+def _of_moments(m_RN: Tensor, v_RN: Tensor) -> Tensor:
+    return row_checksums(m_RN) * _OF_M + row_checksums(v_RN) * _OF_V
 
 
 @dataclass(slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from worker.checkpointing.parts import PartTensors
 from worker.parallel.groups import Group
 from worker.parallel.handshake import ABSENT, Resumption, Standing, exchange_standings, resume_from
 from worker.training.acquire import Acquisitions
-from worker.training.state import TrainingState, empty_part
+from worker.training.state import TrainingState
 from worker.training.tally import TallyLayout
 
 
@@ -112,10 +112,9 @@ def _carry_out(entrance: Entrance, resumption: Resumption) -> dict[int, PartTens
             packed = torch.stack(_supply(entrance, transfer.part, resumption.committed).in_order())
             group.send(packed, transfer.to)
         elif transfer.to == group.rank:
-            part = empty_part(state.length(transfer.part), state.dense_P)
-            packed = torch.stack(part.in_order())
+            packed = torch.stack(state.empty_part(transfer.part).in_order())
             group.receive(packed, transfer.source)
-            received[transfer.part] = PartTensors(weights=packed[0], m=packed[1], v=packed[2])
+            received[transfer.part] = PartTensors.of(packed.unbind())
     group.settle()
     return received
 

@@ -25,7 +25,7 @@ from worker.agent.messages import (
     ShardWritten,
     TakeCheckpoint,
 )
-from worker.checkpointing.errors import CheckpointError
+from worker.checkpointing.errors import CheckpointError, CheckpointMismatch
 from worker.checkpointing.manifest import Manifest, PartEntry, Piece, shard_from_mapping, shard_to_mapping
 from worker.checkpointing.names import CheckpointId, parse_sealed, shard_file, temporary
 from worker.checkpointing.plan import plan_shards
@@ -41,6 +41,7 @@ from worker.checkpointing.writer import (
     ShardSaved,
     WriteLimits,
 )
+from worker.training.base import Base
 from worker.training.state import TrainingState, part_name, part_number
 
 _CHORES_LIMIT = 64
@@ -58,6 +59,8 @@ class Identity:
     data_fingerprint: str
     layout: str
     precision: str
+    base: Base | None = None
+    """What training began with; where only some experts are trained, everything else stays there."""
 
 
 class Saves:
@@ -105,8 +108,16 @@ class Saves:
             self._report(CheckpointFailed(request=order.request, reason=str(answer.error)))
 
     def _row(self, placement: Sequence[Sequence[int]], world: int, rank: int) -> tuple[Piece, ...]:
-        lengths = {part_name(part): self._state.length(part) for part in range(self._state.parts)}
-        return plan_shards(dict(enumerate(placement)), world, lengths)[rank]
+        trained = {
+            expert: ranks for expert, ranks in enumerate(placement) if not self._state.frozen(expert + 1)
+        }
+        return plan_shards(
+            trained, world, {part_name(part): self._state.length(part) for part in self._saved()}
+        )[rank]
+
+    def _saved(self) -> list[int]:
+        """The parts that a checkpoint holds: those that are trained."""
+        return [part for part in range(self._state.parts) if not self._state.frozen(part)]
 
     def _finished(self, request: str, outcome: Outcome) -> None:
         match outcome:
@@ -169,9 +180,10 @@ class Saves:
             precision=identity.precision,
             parts={
                 part_name(part): PartEntry(version=checkpoint.step, length=state.length(part))
-                for part in range(state.parts)
+                for part in self._saved()
             },
             shards=shards,
+            base=identity.base.entry if identity.base and len(self._saved()) < state.parts else None,
         )
         seal(self._storage, manifest)
         sweep(self._storage, keep=())  # one checkpoint is written at a time: what is partial now was given up
@@ -193,7 +205,8 @@ class Saves:
     def restore(self, name: str, experts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
         """Fill the state with `experts` and the dense part of a sealed checkpoint, verified first.
 
-        Raises CheckpointDamaged, CheckpointMismatch, or what `after_chunk` raises (to give up).
+        What is frozen comes from the base. Raises CheckpointDamaged, CheckpointMismatch, or what `after_chunk` raises
+        (to give up).
         """
         checkpoint = parse_sealed(name)
         assert checkpoint is not None, f"{name!r} is no checkpoint name"
@@ -209,7 +222,39 @@ class Saves:
             self._storage, checkpoint, refuse_non_finite=True, after_chunk=after_chunk
         ) as reader:
             reader.require(expected)
+            self._require_base(name, reader.manifest)
             parts = (0, *(expert + 1 for expert in sorted(experts)))
-            reader.verify([part_name(part) for part in parts])
+            stored = [part for part in parts if not state.frozen(part)]
+            reader.verify([part_name(part) for part in stored])
             state.load(experts, checkpoint.step)
-            reader.read({part_name(part): state.part(part) for part in parts})
+            reader.read({part_name(part): state.part(part) for part in stored})
+        self._read_base([part for part in parts if state.frozen(part)], after_chunk)
+
+    def begin(self, experts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
+        """Version 0 of `experts` and the dense part: the weights of the base, or those that the seed gives.
+
+        Raises as `restore` does.
+        """
+        if self._identity.base is None:
+            self._state.initialise(experts)
+            return
+        self._state.load(experts, 0)
+        self._read_base([0, *(expert + 1 for expert in sorted(experts))], after_chunk)
+
+    def _read_base(self, parts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
+        if parts:
+            assert self._identity.base is not None, "what is frozen comes from somewhere"
+            weights = {part_name(part): self._state.part(part).weights for part in parts}
+            self._identity.base.read(weights, after_chunk)
+
+    def _require_base(self, name: str, manifest: Manifest) -> None:
+        """Trained experts fit the base that they were trained in, and no other."""
+        base = self._identity.base
+        wanted = base.digest if base and len(self._saved()) < self._state.parts else None
+        found = manifest.base.sha256 if manifest.base else None
+        if wanted != found:
+            raise CheckpointMismatch(checkpoint=name, field="base", wanted=wanted, found=found)
+        parts = [part_name(part) for part in self._saved()]
+        if set(parts) != set(manifest.parts):
+            found_parts = sorted(manifest.parts)
+            raise CheckpointMismatch(checkpoint=name, field="parts", wanted=parts, found=found_parts)

@@ -1,12 +1,15 @@
 """Exactly what a trainer resumes: weights and AdamW moments of the parts it holds, at one version.
 
+Where only some experts are trained (ESFT, arXiv 2407.01906) all other parts are frozen: weights, and neither moments
+nor a gradient, the same at every version.
+
 The dense part is one flat tensor, the experts' parts are the rows of another, in ascending expert order; gradients
 lie in buffers of the same shapes. The model's parameters are views of them (`model/parts.py`), so copying a part,
 hashing it, sending it or updating it is one operation on contiguous memory. Parameters are written only by
 `commit`, `adopt` and `load`, never while a collective that carries them is running.
 
-Shapes: P dense parameters, E local experts, N parameters of one expert over all layers. A part is named by an
-integer here and in the handshake: 0 is dense, e + 1 is expert e. Next: `step.py`, `regroup.py`.
+Shapes: P dense parameters, E local experts, T of them trained, N parameters of one expert over all layers. A part is
+named by an integer here and in the handshake: 0 is dense, e + 1 is expert e. Next: `step.py`, `regroup.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from worker.checkpointing.names import expert_index, expert_part
 from worker.checkpointing.parts import PartTensors
 from worker.model.config import ModelConfig
 from worker.model.initialise import initialise_dense, initialise_expert
-from worker.model.parts import bind, dense_layout, expert_layout
+from worker.model.parts import bind, bind_frozen, dense_layout, expert_layout
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import Dispatcher
 from worker.parallel.handshake import ABSENT
@@ -49,15 +52,14 @@ def copy_part(target: PartTensors, source: PartTensors) -> None:
         mine.copy_(theirs)
 
 
-def empty_part(length: int, like: Tensor) -> PartTensors:
-    """Uninitialised state of a part, to be filled."""
-    return PartTensors(weights=like.new_empty(length), m=like.new_empty(length), v=like.new_empty(length))
-
-
 class TrainingState:
     """The parts of this trainer. `version` is the last committed step, `ready` the step whose gradients are held."""
 
-    def __init__(self, config: ModelConfig, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, seed: int, device: torch.device, trainable: Sequence[int] = ()
+    ) -> None:
+        """`trainable` are the only experts that change; none stands for the whole model."""
+        self._trainable = tuple(trainable)
         layouts = dense_layout(config), expert_layout(config)
         self.dense_length, self.expert_length = (layout.length for layout in layouts)
         self._dense_decay_length = layouts[0].decay_length
@@ -74,8 +76,11 @@ class TrainingState:
         self._device = device
         self.held: tuple[int, ...] = ()
         """Global ids of the local experts, ascending; slot = position."""
+        self.trained: tuple[int, ...] = ()
+        """Those that change, ascending; the rows of moments and gradients are theirs."""
         self.dense_gradient_P: Tensor
-        self.experts_gradient_EN: Tensor
+        """Without elements where the dense part is frozen."""
+        self.experts_gradient_TN: Tensor
         self._allocate((), fresh_dense=True)
 
     @property
@@ -86,6 +91,10 @@ class TrainingState:
     def slot(self, expert: int) -> int:
         return self.held.index(expert)
 
+    def frozen(self, part: int) -> bool:
+        """Whether a part of the model, held or not, is the same at every version."""
+        return bool(self._trainable) and part - 1 not in self._trainable
+
     def holds(self, part: int) -> bool:
         return part == DENSE or part - 1 in self.held
 
@@ -93,12 +102,24 @@ class TrainingState:
         """Views of a held part."""
         if part == DENSE:
             return PartTensors(weights=self.dense_P, m=self.dense_m_P, v=self.dense_v_P)
-        row = self.slot(part - 1)
-        return PartTensors(weights=self.experts_EN[row], m=self.experts_m_EN[row], v=self.experts_v_EN[row])
+        weights_N = self.experts_EN[self.slot(part - 1)]
+        if self.frozen(part):
+            return PartTensors.of([weights_N])
+        row = self.trained.index(part - 1)
+        return PartTensors(weights=weights_N, m=self.experts_m_TN[row], v=self.experts_v_TN[row])
+
+    def empty_part(self, part: int) -> PartTensors:
+        """Uninitialised state of a part of the model, held or not, to be filled."""
+        length = self.length(part)
+        return PartTensors.of([self.dense_P.new_empty(length) for _ in range(1 if self.frozen(part) else 3)])
 
     def gradient(self, part: int) -> Tensor:
-        """View of a held part's gradient."""
-        return self.dense_gradient_P if part == DENSE else self.experts_gradient_EN[self.slot(part - 1)]
+        """View of a held part's gradient; without elements for a frozen part."""
+        if part == DENSE:
+            return self.dense_gradient_P
+        if self.frozen(part):
+            return self.experts_gradient_TN.new_empty(0)
+        return self.experts_gradient_TN[self.trained.index(part - 1)]
 
     def length(self, part: int) -> int:
         """Number of parameters of a part."""
@@ -112,7 +133,7 @@ class TrainingState:
         """Begin a step: what was held for completing the last one is given up."""
         self.ready = ABSENT
         self.dense_gradient_P.zero_()
-        self.experts_gradient_EN.zero_()
+        self.experts_gradient_TN.zero_()
 
     def renew_gradients(self) -> None:
         """Take new buffers: what was held is given up, and abandoned collectives may keep writing to the old ones.
@@ -121,7 +142,7 @@ class TrainingState:
         """
         self.ready = ABSENT
         self.dense_gradient_P = torch.zeros_like(self.dense_gradient_P)
-        self.experts_gradient_EN = torch.zeros_like(self.experts_gradient_EN)
+        self.experts_gradient_TN = torch.zeros_like(self.experts_gradient_TN)
 
     def commit(self, optimizer: AdamW, step: int, clip: float, halfway: Callable[[], None]) -> None:
         """Write the parameters of `step` from the reduced gradients. Local; interrupted only by death.
@@ -129,16 +150,22 @@ class TrainingState:
         `halfway` is called when the dense part is written and the experts are not (fault injection).
         """
         assert self.ready == step == self.version + 1, "a commit follows the vote of the next step"
-        dense = self.optimized(DENSE, self.part(DENSE))
-        optimizer.update(dense, self.dense_gradient_P, step=step, clip=clip)
+        if not self.frozen(DENSE):
+            dense = self.optimized(DENSE, self.part(DENSE))
+            optimizer.update(dense, self.dense_gradient_P, step=step, clip=clip)
         halfway()
-        experts = PartState(
-            weight_P=self.experts_EN.view(-1),
-            m_P=self.experts_m_EN.view(-1),
-            v_P=self.experts_v_EN.view(-1),
-            decay_length=self.experts_EN.numel(),
-        )
-        optimizer.update(experts, self.experts_gradient_EN.view(-1), step=step, clip=clip)
+        if self.trained == self.held:
+            experts = PartState(
+                weight_P=self.experts_EN.view(-1),
+                m_P=self.experts_m_TN.view(-1),
+                v_P=self.experts_v_TN.view(-1),
+                decay_length=self.experts_EN.numel(),
+            )
+            optimizer.update(experts, self.experts_gradient_TN.view(-1), step=step, clip=clip)
+        else:
+            for part in (expert + 1 for expert in self.trained):
+                state = self.optimized(part, self.part(part))
+                optimizer.update(state, self.gradient(part), step=step, clip=clip)
         self.version = step
 
     def optimized(self, part: int, tensors: PartTensors) -> PartState:
@@ -177,13 +204,23 @@ class TrainingState:
         """Make the model compute with these parts, and gradients arrive in these buffers."""
         assert tuple(dispatcher.held) == self.held, "the dispatcher serves the experts that are held"
         model.use(dispatcher)
+        if self._trainable:
+            bind_frozen(
+                model,
+                self._config,
+                dense_P=self.dense_P,
+                experts_EN=self.experts_EN,
+                trained_slots=[self.slot(expert) for expert in self.trained],
+                experts_grad_TN=self.experts_gradient_TN,
+            )
+            return
         bind(
             model,
             self._config,
             dense_P=self.dense_P,
             experts_EN=self.experts_EN,
             dense_grad_P=self.dense_gradient_P,
-            experts_grad_EN=self.experts_gradient_EN,
+            experts_grad_EN=self.experts_gradient_TN,
         )
 
     def _stand_at(self, version: int) -> None:
@@ -194,12 +231,15 @@ class TrainingState:
     def _allocate(self, experts: tuple[int, ...], *, fresh_dense: bool) -> None:
         dtype = self._config.precision.parameter_dtype
         if fresh_dense:
-            length = self.dense_length
-            self.dense_P, self.dense_m_P, self.dense_v_P, self.dense_gradient_P = (
-                torch.zeros(length, dtype=dtype, device=self._device) for _ in range(4)
+            self.dense_P = torch.zeros(self.dense_length, dtype=dtype, device=self._device)
+            trained = 0 if self.frozen(DENSE) else self.dense_length
+            self.dense_m_P, self.dense_v_P, self.dense_gradient_P = (
+                torch.zeros(trained, dtype=dtype, device=self._device) for _ in range(3)
             )
-        shape = (len(experts), self.expert_length)
-        self.experts_EN, self.experts_m_EN, self.experts_v_EN, self.experts_gradient_EN = (
-            torch.zeros(shape, dtype=dtype, device=self._device) for _ in range(4)
-        )
         self.held = experts
+        self.trained = tuple(expert for expert in experts if not self.frozen(expert + 1))
+        self.experts_EN = torch.zeros(len(experts), self.expert_length, dtype=dtype, device=self._device)
+        shape = (len(self.trained), self.expert_length)
+        self.experts_m_TN, self.experts_v_TN, self.experts_gradient_TN = (
+            torch.zeros(shape, dtype=dtype, device=self._device) for _ in range(3)
+        )

@@ -23,7 +23,7 @@ from worker.parallel.reduce import ReplicaReduction, reduce_dense
 from worker.training.data import BatchConfig, Windows
 from worker.training.integrity import ReplicaCheck
 from worker.training.optimizer import AdamW, clip_coefficient
-from worker.training.state import TrainingState
+from worker.training.state import DENSE, TrainingState
 from worker.training.tally import NOBODY, Pending, Tally, TallyLayout, Vote
 
 
@@ -143,13 +143,14 @@ def reduce(session: Session, sums: Sums) -> None:
     """Sum gradients over the members that share a part; what is not finite is seen before it is everybody's."""
     session.pulse.enter("reduce")
     sums.finite = _finite(session.state, sums.loss)
-    session.replicas.reduce(session.group, session.state.experts_gradient_EN)
-    reduce_dense(session.group, session.state.dense_gradient_P)
+    session.replicas.reduce(session.group, session.state.experts_gradient_TN)
+    if not session.state.frozen(DENSE):
+        reduce_dense(session.group, session.state.dense_gradient_P)
 
 
 def _finite(state: TrainingState, loss: Tensor) -> bool:
     """A sum is finite where all addends are; cheap, and one wait for the device."""
-    totals = (loss, state.dense_gradient_P.sum(), state.experts_gradient_EN.sum())
+    totals = (loss, state.dense_gradient_P.sum(), state.experts_gradient_TN.sum())
     return math.isfinite(float(torch.stack([total.double() for total in totals]).sum()))
 
 
@@ -174,7 +175,7 @@ def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -
 def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     state, rank = session.state, session.group.rank
     # Everybody has looked at what it computed; norms, of what was summed, are the work of one rank each.
-    mine = [e for e in state.held if session.placement[e][0] == rank]
+    mine = [e for e in state.trained if session.placement[e][0] == rank]
     rows = [state.gradient(e + 1) for e in mine] + ([state.dense_gradient_P] if rank == 0 else [])
     norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows]
     squares = torch.stack(norms).square().tolist() if norms else []

@@ -20,6 +20,7 @@ import torch
 from worker.agent.channel import ChannelClosed, TrainerChannel
 from worker.agent.messages import Assignment, Beat, CheckPair, Configure, PairChecked, Ready, TrainerRefused
 from worker.checkpointing.donation import DonationLimits, Donations
+from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.peer import PeerServer, ServerLimits
 from worker.model.config import ModelConfig
 from worker.model.fields import FieldError
@@ -31,6 +32,7 @@ from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, plan_replicas
 from worker.parallel.routing import Route, plan_route
 from worker.training.acquire import Acquisitions
+from worker.training.base import Base
 from worker.training.data import BatchConfig, DataError, Windows, open_text
 from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
@@ -66,6 +68,8 @@ class JobView:
     steps: int
     shape: StepShape
     layout: TallyLayout
+    trainable: tuple[int, ...]
+    """The only experts that are trained; none stands for the whole model."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> JobView:
@@ -82,7 +86,17 @@ class JobView:
             steps=int(config["steps"]),
             shape=shape,
             layout=TallyLayout(experts=model.experts, samples=batch.samples_per_step),
+            trainable=tuple(config["trainable"]["experts"]),
         )
+
+    def base(self, layout: str) -> Base | None:
+        """What training begins with, if it is a checkpoint. Raises FieldError or CheckpointError where it cannot be."""
+        path = self.config["init"]["checkpoint"]
+        if not path:
+            return None
+        base = Base.open(path)
+        base.require(self.config["model"], layout)
+        return base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +147,7 @@ def _live(frame: Frame, order: Configure, orders: Orders, late: dict[str, Any]) 
     """From the job's config to the end."""
     try:
         body = Body(frame, order)
-    except (FieldError, DataError, OSError) as error:
+    except (FieldError, DataError, CheckpointError, OSError) as error:
         frame.channel.send(TrainerRefused(reason=str(error)))
         orders.wait_for_seat(_NEVER)
         return 2
@@ -190,7 +204,7 @@ class Body:
         self._model = Transformer(
             self.job.model, seed=self.job.seed, dispatcher=LocalDispatcher(0), device=self._device
         )
-        self._state = TrainingState(self.job.model, self.job.seed, self._device)
+        self._state = TrainingState(self.job.model, self.job.seed, self._device, self.job.trainable)
         self._optimizer = AdamW(self.job.optimizer, total_steps=self.job.steps)
         self._store, self._store_address = serve_store(bind_host)
         self._donations = Donations(limits=DonationLimits(), pinned=self._device.type == "cuda")
@@ -219,6 +233,7 @@ class Body:
             data_fingerprint=text.fingerprint(),
             layout=self._state.layout_id,
             precision=str(self._state.dense_P.dtype).removeprefix("torch."),
+            base=self.job.base(self._state.layout_id),
         )
         checkpoints = frame.workdir / "checkpoints"
         victim = Victim(state=self._state, checkpoints=checkpoints)
@@ -286,16 +301,23 @@ class Body:
         self._begun = ABSENT
         experts = held_experts(assignment)
         self._pulse.enter("restoring")
+
+        def still_wanted(_count: int) -> None:
+            self._watch.check(assignment.number)
+
         if assignment.restore_name:
-            number = assignment.number
-            self.saves.restore(assignment.restore_name, experts, lambda _count: self._watch.check(number))
+            self.saves.restore(assignment.restore_name, experts, still_wanted)
         else:
-            self._state.initialise(experts)
+            self.saves.begin(experts, still_wanted)
 
     def _open(self, assignment: Assignment, group: Group, route: Route) -> Session:
         dispatcher = AllToAllDispatcher(group.tokens, route, self._device)
         self._state.attach(self._model, dispatcher)
         held = [part_name(part) for part in range(self._state.parts) if self._state.holds(part)]
+        trained = [
+            () if self._state.frozen(expert + 1) else ranks
+            for expert, ranks in enumerate(assignment.placement)
+        ]
         self._peers.enter_generation(assignment.number, held)
         return Session(
             group=group,
@@ -303,8 +325,8 @@ class Body:
             microbatches=assignment.deal[assignment.rank],
             rounds=max(len(share) for share in assignment.deal),
             replicas=ReplicaReduction(
-                plan_replicas(assignment.placement, assignment.rank, group.world),
-                self._state.experts_gradient_EN,
+                plan_replicas(trained, assignment.rank, group.world),
+                self._state.experts_gradient_TN,
             ),
             model=self._model,
             state=self._state,

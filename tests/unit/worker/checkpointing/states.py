@@ -42,12 +42,11 @@ def part_state(length: int, seed: int, dtype: torch.dtype = torch.float32) -> Pa
 
 def blank_like(state: PartTensors) -> PartTensors:
     """Tensors of the same shape that hold nothing of it."""
-    weights, m, v = (torch.full_like(tensor, -7.0) for tensor in state.in_order())
-    return PartTensors(weights=weights, m=m, v=v)
+    return PartTensors.of([torch.full_like(tensor, -7.0) for tensor in state.in_order()])
 
 
 def same_bits(one: PartTensors, other: PartTensors) -> bool:
-    """Whether all three tensors agree in each bit."""
+    """Whether all tensors agree in each bit."""
     integer = torch.int32 if one.weights.dtype == torch.float32 else torch.int64
     pairs = zip(one.in_order(), other.in_order(), strict=True)
     return all(torch.equal(a.view(integer), b.view(integer)) for a, b in pairs)
@@ -61,6 +60,9 @@ def gradient_of(part: str, version: int, length: int, dtype: torch.dtype) -> Ten
 
 def apply_gradient(state: PartTensors, gradient: Tensor, clip: float, learning_rate: float) -> None:
     """AdamW without its frills: enough that one missed or doubled gradient shows in every tensor."""
+    if state.frozen:
+        assert gradient.numel() == 0, "what is frozen has no gradient"
+        return
     clipped = gradient * clip
     state.m.mul_(0.9).add_(clipped, alpha=0.1)
     state.v.mul_(0.99).addcmul_(clipped, clipped, value=0.01)
@@ -82,7 +84,7 @@ class Trainer:
         self.version += 1
         clip, learning_rate = 1.0 / self.version, 0.1 / self.version
         gradients = {
-            part: gradient_of(part, self.version, state.length, state.weights.dtype)
+            part: gradient_of(part, self.version, 0 if state.frozen else state.length, state.weights.dtype)
             for part, state in self.parts.items()
         }
         for part, state in self.parts.items():

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.worker.checkpointing.states import manifest_of
 from worker.checkpointing.errors import ManifestInvalid
 from worker.checkpointing.manifest import (
+    BaseEntry,
     Manifest,
     PartEntry,
     Piece,
@@ -173,3 +174,11 @@ def test_a_shard_travels_in_a_message() -> None:
     assert shard_from_mapping(json.loads(json.dumps(shard_to_mapping(one)))) == one
     with pytest.raises(ManifestInvalid, match=r"shard\.bytes"):
         shard_from_mapping(shard_to_mapping(one) | {"bytes": None})
+
+
+def test_a_checkpoint_of_trained_experts_names_the_one_that_holds_the_rest() -> None:
+    base = BaseEntry(path="/models/base", sha256=HASH)
+    partial = dataclasses.replace(WHOLE, base=base)
+    assert from_json(to_json(partial)) == partial
+    assert "base" not in json.loads(to_json(WHOLE)), "the manifests of old checkpoints stay as they are"
+    assert not same_content(partial, WHOLE)

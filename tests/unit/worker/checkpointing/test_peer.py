@@ -32,6 +32,7 @@ from worker.checkpointing.errors import (
     RefusalCode,
 )
 from worker.checkpointing.frames import PROTOCOL, Channel, Hello, Message, Refused, Subscribe, Welcome
+from worker.checkpointing.parts import PartTensors
 from worker.checkpointing.peer import ServerLimits
 
 
@@ -303,4 +304,20 @@ def test_garbage_on_the_donors_port_ends_that_connection_only(donor_of: MakeDono
     donor.commit()
     newcomer.fetch.advance_to(1, WAIT_SECONDS)
     assert newcomer.equals(donor.trainer)
+    assert newcomer.fetch.finish(WAIT_SECONDS)
+
+
+def test_of_a_frozen_part_the_weights_come_once_and_every_version_after(donor_of: MakeDonor) -> None:
+    """It has no moments and no gradient, and keeps up with the parts that are trained."""
+    donor = donor_of()
+    frozen = PartTensors.of([donor.trainer.parts["expert-00001"].weights])
+    donor.trainer.parts["expert-00001"] = frozen
+    newcomer = Newcomer(donor.trainer)
+    newcomer.fetch.begin([donor.share()])
+    donor.wait_for_newcomers(1)
+    for _ in range(3):
+        donor.commit()
+    newcomer.fetch.advance_to(3, WAIT_SECONDS)
+    assert newcomer.equals(donor.trainer)
+    assert newcomer.staging["expert-00001"].frozen
     assert newcomer.fetch.finish(WAIT_SECONDS)

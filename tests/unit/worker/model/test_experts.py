@@ -19,6 +19,8 @@ from worker.model.experts import Experts, _GroupedSwiglu, _LoopSwiglu, grouped_i
 D, F = 24, 16
 COUNTS = [[3, 0, 5, 1], [0, 0, 0, 0], [0, 7, 0, 0], [1, 1, 1, 1]]
 Weights = tuple[Tensor, Tensor, Tensor]
+OWN = (None, None, None)
+"""Gradients go to the weights' own `.grad`."""
 
 
 def strided_weights(experts: int, dtype: torch.dtype, with_grad: bool) -> Weights:
@@ -53,7 +55,7 @@ def oracle(x_RD: Tensor, counts: list[int], weights: Weights, grad_RD: Tensor) -
 
 def computed(kind: Any, x_RD: Tensor, counts: list[int], weights: Weights, grad_RD: Tensor) -> list[Tensor]:
     x_RD = x_RD.detach().clone().requires_grad_()
-    y_RD = kind.apply(x_RD, torch.tensor(counts), *weights)
+    y_RD = kind.apply(x_RD, torch.tensor(counts), OWN, *weights)
     y_RD.backward(grad_RD)
     assert x_RD.grad is not None
     grads = [weight.grad for weight in weights]
@@ -118,13 +120,30 @@ def test_frozen_weights_are_left_alone(kind: Any, frozen: tuple[int, ...]) -> No
         assert bool(actual[2 + index].any()) is (index not in frozen)
 
 
+@pytest.mark.parametrize("kind", [_LoopSwiglu, _GroupedSwiglu])
+def test_one_expert_of_three_is_trained(kind: Any) -> None:
+    """The middle one has places for its gradients; the whole weights have none."""
+    weights = strided_weights(3, torch.float32, False)
+    places = [torch.zeros_like(weight[1]) for weight in weights]
+    x_RD, grad_RD = torch.randn(2, 9, D, generator=torch.Generator().manual_seed(6))
+    x_RD.requires_grad_()
+    y_RD = kind.apply(x_RD, torch.tensor([2, 4, 3]), [(None, place, None) for place in places], *weights)
+    y_RD.backward(grad_RD)
+    expected = oracle(x_RD, [2, 4, 3], weights, grad_RD)
+    assert x_RD.grad is not None and all(weight.grad is None for weight in weights)
+    for ours, theirs in zip(
+        (y_RD, x_RD.grad, *places), (*expected[:2], *(each[1] for each in expected[2:])), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_expanded_gradients_are_understood() -> None:
     """`y.sum().backward()` hands in a gradient of stride 0, which grouped_mm alone refuses."""
     for kind in (_LoopSwiglu, _GroupedSwiglu):
         weights = strided_weights(2, torch.float32, True)
         x_RD = torch.randn(6, D, generator=torch.Generator().manual_seed(5), requires_grad=True)
         apply: Callable[..., Tensor] = kind.apply
-        apply(x_RD, torch.tensor([2, 4]), *weights).sum().backward()
+        apply(x_RD, torch.tensor([2, 4]), OWN, *weights).sum().backward()
         assert x_RD.grad is not None and bool(x_RD.grad.isfinite().all())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.unit.worker.model.models import CPU, bound_model, random_windows, small_config
-from worker.model.parts import ALIGNMENT, PartLayout, bind, dense_layout, expert_layout
+from worker.model.parts import ALIGNMENT, PartLayout, bind, bind_frozen, dense_layout, expert_layout
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import LocalDispatcher
 
@@ -126,3 +126,25 @@ def test_buffers_of_another_model_are_refused() -> None:
             dense_grad_P=bound.dense_grad_P,
             experts_grad_EN=bound.experts_grad_EN,
         )
+
+
+def test_some_experts_alone_get_the_gradients_that_they_get_in_the_whole() -> None:
+    """To the last bit; and nothing else wants one."""
+    whole, windows_BC = bound_model(CONFIG), random_windows(CONFIG, 3)
+    whole.loss(windows_BC).objective.backward()
+    part = bound_model(CONFIG)
+    grad_TN = part.experts_EN.new_zeros(2, expert_layout(CONFIG).length)
+    bind_frozen(
+        part.model,
+        CONFIG,
+        dense_P=part.dense_P,
+        experts_EN=part.experts_EN,
+        trained_slots=[1, 3],
+        experts_grad_TN=grad_TN,
+    )
+    part.loss(windows_BC).objective.backward()
+    assert torch.equal(grad_TN, whole.experts_grad_EN[[1, 3]]) and bool(grad_TN.any())
+    assert all(parameter.grad is None for parameter in part.model.parameters())
+    assert {name for name, each in part.model.named_parameters() if each.requires_grad} == {
+        entry.name for entry in expert_layout(CONFIG).entries
+    }

@@ -113,14 +113,14 @@ def test_one_element_of_one_gradient_is_no_number(tmp_path: Path) -> None:
     victim.state.zero_gradients()
     for step, phase in itertools.product((3, 4, 5), ("forward", "backward", "vote")):
         faults.strike(step, phase)
-    assert not victim.state.experts_gradient_EN.isnan().any()
+    assert not victim.state.experts_gradient_TN.isnan().any()
     faults.strike(5, "reduce")
-    assert victim.state.experts_gradient_EN.isnan().nonzero().tolist() == [
+    assert victim.state.experts_gradient_TN.isnan().nonzero().tolist() == [
         [1, victim.state.expert_length // 2]
     ]
     victim.state.zero_gradients()
     faults.strike(5, "reduce")
-    assert not victim.state.experts_gradient_EN.isnan().any()
+    assert not victim.state.experts_gradient_TN.isnan().any()
 
 
 @pytest.mark.parametrize("tensor, row", [("weights", 0), ("m", 1), ("v", 2)])
@@ -223,15 +223,15 @@ def test_an_order_to_a_running_job_strikes_the_next_time(tmp_path: Path) -> None
     other = Faults([], "node-2/0", tmp_path, victim)
     victim.state.zero_gradients()
     faults.strike(1, "reduce")
-    assert not victim.state.experts_gradient_EN.isnan().any()
+    assert not victim.state.experts_gradient_TN.isnan().any()
     (orders / "now.json").write_text(json.dumps(fault(kind="nan")))
     other.strike(2, "reduce")
-    assert not victim.state.experts_gradient_EN.isnan().any()
+    assert not victim.state.experts_gradient_TN.isnan().any()
     faults.strike(2, "reduce")
-    assert victim.state.experts_gradient_EN.isnan().any()
+    assert victim.state.experts_gradient_TN.isnan().any()
     victim.state.zero_gradients()
     Faults([], "node-1/0", tmp_path, victim).strike(3, "reduce")
-    assert not victim.state.experts_gradient_EN.isnan().any()
+    assert not victim.state.experts_gradient_TN.isnan().any()
 
 
 def test_orders_are_looked_for_only_where_their_folder_was_there_first(tmp_path: Path) -> None:

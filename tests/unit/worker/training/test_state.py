@@ -9,7 +9,7 @@ from worker.checkpointing.parts import PartTensors
 from worker.model.config import ModelConfig
 from worker.training.learning_rate import Decay
 from worker.training.optimizer import AdamW, OptimizerConfig
-from worker.training.state import DENSE, TrainingState, copy_part, empty_part, part_name, part_number
+from worker.training.state import DENSE, TrainingState, copy_part, part_name, part_number
 
 CONFIG = ModelConfig.from_mapping(
     {
@@ -83,7 +83,7 @@ def test_a_replayed_copy_is_the_donor_bit_for_bit() -> None:
     """A newcomer gets version 1 and the reduced gradients of 2 and 3."""
     donor = make(1, 3)
     advance(donor, 1)
-    staged = empty_part(donor.length(4), donor.dense_P)
+    staged = donor.empty_part(4)
     copy_part(staged, donor.part(4))
     optimizer = AdamW(OPTIMIZER, total_steps=10)
     for step in (2, 3):
@@ -96,7 +96,7 @@ def test_adopting_keeps_what_is_held_and_takes_what_is_new() -> None:
     state, donor = make(0, 1), make(2)
     advance(state, 1)
     advance(donor, 1)
-    before = empty_part(state.length(2), state.dense_P)
+    before = state.empty_part(2)
     copy_part(before, state.part(2))
     state.adopt((1, 2), {3: donor.part(3)}, 1)
     assert state.held == (1, 2)
@@ -139,3 +139,42 @@ def test_renewed_gradients_share_nothing_with_those_that_were_handed_out() -> No
         late.fill_(7.0)
     assert state.ready == -1
     assert all(not state.gradient(part).any() for part in (DENSE, 1, 2))
+
+
+def alone(*experts: int) -> TrainingState:
+    """A state in which experts 1 and 2 are trained and nothing else is."""
+    state = TrainingState(CONFIG, seed=3, device=torch.device("cpu"), trainable=(1, 2))
+    state.initialise(experts)
+    return state
+
+
+def test_only_the_trained_experts_change_and_have_moments() -> None:
+    """As they change in a whole model that gets the same gradients."""
+    state, whole = alone(0, 1, 2, 3), make(0, 1, 2, 3)
+    before = [state.part(part).weights.clone() for part in range(state.parts)]
+    for step in (1, 2):
+        state.zero_gradients()
+        for expert in state.trained:
+            state.gradient(expert + 1).copy_(gradient_of(state, expert + 1, step))
+        state.ready = step
+        state.commit(AdamW(OPTIMIZER, total_steps=10), step, 0.5, halfway=lambda: None)
+        advance(whole, step)
+    for part in range(state.parts):
+        if part in (2, 3):
+            assert equal(state.part(part), whole.part(part))
+        else:
+            assert torch.equal(state.part(part).weights, before[part])
+            assert state.frozen(part) and state.part(part).frozen and state.gradient(part).numel() == 0
+    rows = 3 * 2 * state.expert_length
+    held = [state.dense_m_P, state.dense_v_P, state.dense_gradient_P]
+    held += [state.experts_m_TN, state.experts_v_TN, state.experts_gradient_TN]
+    assert sum(tensor.numel() for tensor in held) == rows
+
+
+def test_a_frozen_expert_is_adopted_beside_a_trained_one() -> None:
+    state, donor = alone(1), alone(0, 2)
+    staged = donor.empty_part(1)
+    copy_part(staged, donor.part(1))
+    state.adopt((0, 1, 2), {1: staged, 3: donor.part(3)}, 0)
+    assert (state.held, state.trained) == ((0, 1, 2), (1, 2))
+    assert all(equal(state.part(part), donor.part(part)) for part in (1, 3))

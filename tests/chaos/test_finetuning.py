@@ -1,0 +1,115 @@
+"""Some experts of a trained model are trained further while machines die; everything else keeps its bits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chaos.job import TINY
+from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
+
+TOLERANCE = 1e-8
+STEPS = 30
+EXPERTS = [2, 5]
+
+pytestmark = pytest.mark.timeout(600)
+
+Parts = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The newest checkpoint of a run of 10 steps on one node."""
+    workdir = tmp_path_factory.mktemp("base") / "run"
+    alone = {**TINY, "name": "base", "cluster": {"nodes": 1, "spares": 0, "replicas": 1}, "steps": 10}
+    with Run(workdir, job=alone) as run:
+        run.finish()
+    return checkpoint_of(workdir)
+
+
+def checkpoint_of(workdir: Path) -> Path:
+    return max((workdir / "checkpoints").glob("step-*"))
+
+
+def job(base: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        **TINY,
+        "name": "task",
+        "seed": 11,
+        "steps": STEPS,
+        "init": {"checkpoint": str(base)},
+        "trainable": {"experts": EXPERTS},
+        **changes,
+    }
+
+
+def weights(checkpoint: Path) -> Parts:
+    """Weights and moments by part and kind, put together from the pieces of all shards."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for shard in manifest["shards"]:
+        tensors = load_file(checkpoint / shard["file"])
+        for piece in shard["pieces"]:
+            for kind in ("weights", "m", "v"):
+                name = f"{piece['part']}.{kind}"
+                pieces.setdefault(name, []).append((piece["start"], tensors[name]))
+    return {
+        name: torch.cat([each for _, each in sorted(found, key=lambda pair: pair[0])])
+        for name, found in pieces.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    alone = {"nodes": 1, "spares": 0, "replicas": 1}
+    with Run(workdir, job=job(base, cluster=alone)) as run:
+        assert run.finish()["incidents"] == []
+    return workdir
+
+
+def ledger(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_with_a_death_equals_the_undisturbed_one(base: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """A holder of trained experts dies in mid-step, a spare learns its part; losses and weights are the same."""
+    with Run(
+        tmp_path / "run", fault(8, "node-2", "reduce"), fault(16, "node-1", "vote"), job=job(base)
+    ) as run:
+        summary = run.finish()
+    assert len(summary["incidents"]) >= 2
+    assert_every_sample_once(run.ledger(), STEPS)
+    assert largest_difference(run.ledger(), ledger(undisturbed)) < TOLERANCE
+    ours, theirs = weights(checkpoint_of(run.workdir)), weights(checkpoint_of(undisturbed))
+    assert set(ours) == {f"expert-{e:05d}.{kind}" for e in EXPERTS for kind in ("weights", "m", "v")}
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-9)
+    begun = weights(base)
+    assert all(
+        not torch.equal(ours[f"expert-{e:05d}.weights"], begun[f"expert-{e:05d}.weights"]) for e in EXPERTS
+    )
+
+
+def test_training_goes_on_from_a_checkpoint_that_holds_the_trained_experts_alone(
+    base: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """It is small, names its base, and is refused once the base is another one."""
+    with Run(tmp_path / "run", "--steps", "12", job=job(base)) as run:
+        run.finish()
+    half = checkpoint_of(run.workdir)
+    manifest = json.loads((half / "manifest.json").read_text())
+    assert manifest["base"]["path"] == str(base)
+    assert size(half) < size(base) * 0.4
+    with Run(run.workdir, "--steps", str(STEPS)) as again:
+        again.finish()
+    assert largest_difference(again.ledger(), ledger(undisturbed)) < TOLERANCE
+
+
+def size(checkpoint: Path) -> int:
+    return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
