@@ -159,6 +159,10 @@ class Metered:
         self._inner.all_to_all(output, input, output_splits, input_splits)
         self.clock.pause()
 
+    def settle(self) -> None:
+        """See `Exchange`."""
+        self._inner.settle()
+
 
 def main() -> None:
     """Be one rank, as the command line says."""

@@ -125,6 +125,9 @@ class PlainExchange:
         """Rows of `input` (split by destination) to rows of `output` (split by source)."""
         dist.all_to_all_single(output, input, list(output_splits), list(input_splits), group=self._group)
 
+    def settle(self) -> None:
+        """Nothing: the call above has waited."""
+
 
 class PlainModel:
     """Model, flat state and optimizer of one process; no communication of its own."""

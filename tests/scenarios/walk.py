@@ -140,7 +140,7 @@ class Walk:
         )
 
     def _move(self) -> None:
-        moves = (
+        moves: tuple[tuple[int, Callable[[], None]], ...] = (
             (6, self._kill_node),
             (4, self._kill_trainer),
             (3, self._stop_node),

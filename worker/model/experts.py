@@ -53,8 +53,12 @@ class Experts(nn.Module):
         self.w3_EFD = nn.Parameter(torch.empty(E, F, D, dtype=dtype, device="meta"))
         self.w2_EDF = nn.Parameter(torch.empty(E, D, F, dtype=dtype, device="meta"))
 
-    def forward(self, rows_RD: Tensor, count_E: Tensor) -> Tensor:
-        kind = _GroupedSwiglu if grouped_is_faster(rows_RD, self.w1_EFD) else _LoopSwiglu
+    def forward(self, rows_RD: Tensor, count_E: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+        """`counts` are those of `count_E` on the host; without them a loop over the experts waits for the device."""
+        grouped = grouped_is_faster(rows_RD, self.w1_EFD)
+        kind = _GroupedSwiglu if grouped else _LoopSwiglu
+        if counts is not None and not grouped:
+            count_E = torch.tensor(counts, dtype=torch.int64)
         sinks = [self.sinks.get(name) for name in ("w1_EFD", "w3_EFD", "w2_EDF")]
         y_RD = kind.apply(rows_RD, count_E, sinks, self.w1_EFD, self.w3_EFD, self.w2_EDF)  # type: ignore[no-untyped-call]
         return cast(Tensor, y_RD)

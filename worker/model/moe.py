@@ -32,7 +32,7 @@ class MoE(nn.Module):
     def forward(self, x_TD: Tensor, context: ForwardContext) -> tuple[Tensor, Routing]:
         routing = self.router(x_TD, context)
         dispatched = self._dispatcher.dispatch(x_TD, routing.expert_TK)
-        y_RD = self.experts(dispatched.rows_RD, dispatched.count_H)
+        y_RD = self.experts(dispatched.rows_RD, dispatched.count_H, dispatched.counts)
         y_TKD = self._dispatcher.combine(y_RD, dispatched.receipt)
         # Choice after choice, best first: the order of the sum is fixed.
         weighted_TKD = y_TKD * routing.weight_TK.unsqueeze(-1)

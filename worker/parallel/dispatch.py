@@ -43,6 +43,10 @@ class Exchange(Protocol):
         """Sends rows of `input` ([sum of input_splits, ...]) into `output`; returns when done, or raises."""
         ...
 
+    def settle(self) -> None:
+        """Before the host looks at what was received: waits for the device, in a way that can be abandoned."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
@@ -69,6 +73,8 @@ class Dispatched:
     rows_RD: Tensor
     count_H: Tensor
     """Rows of each slot, int64, on the device of the rows."""
+    counts: Sequence[int] | None
+    """The same on the host, where it is known there already."""
     receipt: Receipt
 
 
@@ -107,7 +113,7 @@ class LocalDispatcher:
             sent_W=(),
             received_W=(),
         )
-        return Dispatched(rows_RD=rows_RD, count_H=count_H, receipt=receipt)
+        return Dispatched(rows_RD=rows_RD, count_H=count_H, counts=None, receipt=receipt)
 
     def combine(self, y_RD: Tensor, receipt: Receipt) -> Tensor:
         y_JD = _permute(y_RD, receipt.place_J, receipt.order_J)
@@ -142,13 +148,14 @@ class AllToAllDispatcher:
         choices = expert_TK.shape[1]
         expert_J = expert_TK.reshape(-1)
         order_J, place_J = _stable_order(self._key_E[expert_J])
-        count_WH, sent_W, received_W = self._exchange_counts(expert_J)
+        count_WH, sent_W, received_W, counts = self._exchange_counts(expert_J)
         arrival_R, row_R = _expert_major(count_WH, sum(received_W))
         sent_JD = _spread(x_TD, order_J, place_J, choices)
         arrived_RD = _exchange(sent_JD, self._group, received_W, sent_W)
         return Dispatched(
             rows_RD=_permute(arrived_RD, arrival_R, row_R),
             count_H=count_WH.sum(0),
+            counts=counts,
             receipt=Receipt(
                 choices=choices,
                 order_J=order_J,
@@ -166,8 +173,9 @@ class AllToAllDispatcher:
         y_JD = _permute(returned_JD, receipt.place_J, receipt.order_J)
         return y_JD.view(-1, receipt.choices, y_RD.shape[1])
 
-    def _exchange_counts(self, expert_J: Tensor) -> tuple[Tensor, list[int], list[int]]:
-        """Rows that each rank sends to each of our experts, and the row totals sent to and received from each rank."""
+    def _exchange_counts(self, expert_J: Tensor) -> tuple[Tensor, list[int], list[int], list[int]]:
+        """Rows that each rank sends to each of our experts; on the host, the rows sent to and received from each rank,
+        and those of each slot."""
         world = self._group.world
         experts = len(self._expert_E)
         sent_WE = torch.zeros(world, experts, dtype=torch.int64, device=expert_J.device)
@@ -175,8 +183,11 @@ class AllToAllDispatcher:
         received_WE = torch.empty_like(sent_WE)
         one_each = [1] * world
         self._group.all_to_all(received_WE, sent_WE, one_each, one_each)
-        sent_W, received_W = torch.stack([sent_WE.sum(1), received_WE.sum(1)]).tolist()
-        return received_WE[:, self._held_H], sent_W, received_W
+        count_WH = received_WE[:, self._held_H]
+        told = torch.cat([sent_WE.sum(1), received_WE.sum(1), count_WH.sum(0)])
+        self._group.settle()
+        values = told.tolist()
+        return count_WH, values[:world], values[world : 2 * world], values[2 * world :]
 
 
 def _count(expert_J: Tensor, experts: int) -> Tensor:

@@ -10,6 +10,7 @@ What must not live here: what is communicated (see `dispatch.py`, `reduce.py`, `
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -23,12 +24,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
+from worker.parallel.lifeline import Lifeline
 from worker.parallel.pulse import Pulse
 
 _SLICE = timedelta(milliseconds=20)
 """Longest time that a waiter does not look for a newer generation."""
+_SPIN_SECONDS = 0.0002
+"""For so long a wait for the device looks again at once: most waits are shorter than a pause would be."""
 _POLL_SECONDS = 0.00005
-"""Pause between two looks at a CUDA work whose end the host needs."""
+"""Then the pause between two looks."""
 _MILLISECONDS = 1000.0
 _ABANDONED_LIMIT = 64
 """Abandoned groups kept until their stuck operations have run out of time; beyond it the oldest is forgotten."""
@@ -89,6 +93,8 @@ class _Backends:
 
     whole: Any
     exchange: Any
+    lifeline: Lifeline | None = None
+    """With NCCL, which does not notice that a peer of this machine is gone."""
 
 
 class Group:
@@ -169,24 +175,52 @@ class Group:
         """Fill a contiguous tensor from one peer."""
         self._run("receive", lambda: self._entered.whole.recv([tensor], source, tag))
 
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """A host tensor on the group's device; through pinned memory, since a plain copy waits for all work there."""
+        if not self._cuda:
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
     def settle(self) -> None:
-        """CUDA only: let the host see that everything queued is done, without a wait that cannot be abandoned."""
+        """CUDA only: let the host see that everything queued is done, without a wait that cannot be abandoned.
+
+        Must come before every look of the host at what depends on a collective: `tolist` and the like wait for the
+        device inside of CUDA, where neither a newer generation nor the end of a peer can reach them.
+        """
         if not self._cuda:
             return
         event = torch.cuda.Event()
         event.record()
-        while not event.query():
-            self._watch.check(self.generation)
-            time.sleep(_POLL_SECONDS)
+        began = time.monotonic()
+        try:
+            while not event.query():
+                if time.monotonic() - began > _SPIN_SECONDS:
+                    self._look_around()
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            self._pulse.waiting = False
         for before, after in self._waits:
             self._pulse.waited_seconds += before.elapsed_time(after) / _MILLISECONDS
         self._waits.clear()
+
+    def _look_around(self) -> None:
+        """While the device works or waits: is this generation over, is the successor gone, who waits for whom?"""
+        self._watch.check(self.generation)
+        lifeline = self._entered.lifeline
+        if lifeline is not None and lifeline.broken():
+            self._watch.check(self.generation)
+            raise CommunicationError(
+                f"generation {self.generation}: rank {lifeline.successor} closed its connection"
+            )
+        self._pulse.waiting = any(before.query() and not after.query() for before, after in self._waits)
 
     def abandon(self) -> None:
         """Leave the group; stuck operations are left to run out in the background."""
         assert self._backends is not None, "left before"
         holder = [self._backends]
         self._backends = None
+        if holder[0].lifeline is not None:
+            holder[0].lifeline.close()
         _abandoned.keep(holder, self._cuda)
 
     @property
@@ -254,6 +288,10 @@ class TokenExchange:
     ) -> None:
         """See `dispatch.Exchange`."""
         self._group.exchange(output, input, output_splits, input_splits)
+
+    def settle(self) -> None:
+        """See `dispatch.Exchange`."""
+        self._group.settle()
 
 
 def _first_line(error: BaseException) -> str:
@@ -340,7 +378,7 @@ def _connect(
     if device.type == "cuda":
         # One communicator: NCCL sends nothing to, and awaits nothing from, ranks that get no rows.
         whole = _connect_nccl(prefixed, seat, device, collective_seconds)
-        return _Backends(whole=whole, exchange=whole)
+        return _Backends(whole=whole, exchange=whole, lifeline=_lifeline(prefixed, seat, patience))
     gloo: Any = dist.ProcessGroupGloo  # its options have no public name
     options = gloo._Options()
     options._timeout = timedelta(seconds=collective_seconds)
@@ -354,7 +392,23 @@ def _connect(
     return _Backends(whole=whole, exchange=exchange)
 
 
+def _lifeline(store: dist.Store, seat: Seat, patience: timedelta) -> Lifeline | None:
+    if seat.world == 1:
+        return None
+    return Lifeline(store, rank=seat.rank, world=seat.world, bind_host=seat.bind_host, patience=patience)
+
+
+_LEFT_TO_US = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+}
+"""By default torch's watchdog ends the process when a collective fails or takes too long. Survivors are to live."""
+
+
 def _connect_nccl(store: dist.Store, seat: Seat, device: torch.device, collective_seconds: float) -> Any:
+    for name, value in _LEFT_TO_US.items():
+        os.environ.setdefault(name, value)  # read when the backend is made
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=collective_seconds)
     backend = dist.ProcessGroupNCCL(store, seat.rank, seat.world, options)

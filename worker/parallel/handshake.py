@@ -67,8 +67,8 @@ class Resumption:
 def exchange_standings(group: Group, mine: Standing) -> list[Standing]:
     """Everybody's statement, by rank."""
     header = (mine.committed, mine.ready, mine.tally_step)
-    row = torch.tensor([*header, *mine.versions, *mine.tally], dtype=torch.float64, device=group.device)
-    gathered = group.all_gather(row)
+    row = torch.tensor([*header, *mine.versions, *mine.tally], dtype=torch.float64)
+    gathered = group.all_gather(group.to_device(row))
     group.settle()
     return [_standing(values.tolist(), len(mine.versions)) for values in gathered]
 

@@ -110,6 +110,7 @@ class ReplicaCheck:
         """Before the vote, so that no step is committed on replicas that differ. Raises ReplicasDiffer."""
         if self.begun_Q is not None:
             begun_Q, self.begun_Q = self.begun_Q, None
+            group.settle()
             now_Q = checksums(state)
             _compare(group, state, now_Q, now_Q != begun_Q)
             self.fresh = False
@@ -123,8 +124,8 @@ class ReplicaCheck:
 
 def _compare(group: Group, state: TrainingState, now_Q: Tensor, changed_Q: Tensor) -> None:
     marks = [Mark.HELD if state.holds(part) else Mark.ABSENT for part in range(state.parts)]
-    marks_Q = torch.tensor(marks, dtype=torch.int64, device=now_Q.device)
-    marks_Q[changed_Q] = int(Mark.CHANGED)
+    marks_Q = group.to_device(torch.tensor(marks, dtype=torch.int64))
+    marks_Q = torch.where(changed_Q, int(Mark.CHANGED), marks_Q)
     told = group.all_gather(torch.stack([marks_Q, now_Q]))
     group.settle()
     found = findings([tuple(map(tuple, each.tolist())) for each in told])

@@ -122,7 +122,7 @@ def compute(session: Session, step: int) -> Sums:
         index = session.microbatches[turn] if turn < len(session.microbatches) else None
         pulse.enter("forward")
         ids = shape.batch.microbatch_ids(step, index) if index is not None else range(0)
-        window_BC = session.windows.batch(ids).to(group.device)
+        window_BC = group.to_device(session.windows.batch(ids))
         out = microbatch_loss(
             session.model,
             window_BC,
@@ -142,23 +142,25 @@ def compute(session: Session, step: int) -> Sums:
 def reduce(session: Session, sums: Sums) -> None:
     """Sum gradients over the members that share a part; what is not finite is seen before it is everybody's."""
     session.pulse.enter("reduce")
-    sums.finite = _finite(session.state, sums.loss)
+    sums.finite = _finite(session.group, session.state, sums.loss)
     session.replicas.reduce(session.group, session.state.experts_gradient_TN)
     if not session.state.frozen(DENSE):
         reduce_dense(session.group, session.state.dense_gradient_P)
 
 
-def _finite(state: TrainingState, loss: Tensor) -> bool:
+def _finite(group: Group, state: TrainingState, loss: Tensor) -> bool:
     """A sum is finite where all addends are; cheap, and one wait for the device."""
     totals = (loss, state.dense_gradient_P.sum(), state.experts_gradient_TN.sum())
-    return math.isfinite(float(torch.stack([total.double() for total in totals]).sum()))
+    total = torch.stack([total.double() for total in totals]).sum()
+    group.settle()
+    return math.isfinite(float(total))
 
 
 def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -> Tally:
     """Cast this member's vote and wait for the result: the tally. Its gradients are held from here on."""
     state, group, pulse = session.state, session.group, session.pulse
     values = session.layout.cast(_vote_of(session, sums, pending))
-    tally_V = torch.tensor(values, dtype=torch.float64, device=group.device)
+    tally_V = group.to_device(torch.tensor(values, dtype=torch.float64))
     pulse.phase = "vote"
     state.ready = step
     group.all_reduce(tally_V, after_start=lambda: pulse.on_enter(step, "vote"))
@@ -178,6 +180,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     mine = [e for e in state.trained if session.placement[e][0] == rank]
     rows = [state.gradient(e + 1) for e in mine] + ([state.dense_gradient_P] if rank == 0 else [])
     norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows]
+    session.group.settle()
     squares = torch.stack(norms).square().tolist() if norms else []
     dense_norm = squares.pop() if rank == 0 else 0.0
     primary = [0.0] * session.layout.experts
