@@ -134,6 +134,34 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             membership.remarked(decision, event)
         case events.LeasesDue() | events.CheckpointDue() | events.RedundancyScanDue() | events.RetentionDue():
             _due(decision, event)
+        case (
+            events.DrainRequested()
+            | events.CordonRequested()
+            | events.UncordonRequested()
+            | events.ResizeRequested()
+            | events.CheckpointRequested()
+            | events.StopRequested()
+            | events.ShutdownRequested()
+            | events.CommandRefused()
+        ):
+            _asked(decision, event)
+        case _:
+            assert_never(event)
+
+
+def _asked(
+    decision: Decision,
+    event: events.DrainRequested
+    | events.CordonRequested
+    | events.UncordonRequested
+    | events.ResizeRequested
+    | events.CheckpointRequested
+    | events.StopRequested
+    | events.ShutdownRequested
+    | events.CommandRefused,
+) -> None:
+    """The rows of what humans ask for."""
+    match event:
         case events.DrainRequested():
             commands.drain(decision, event)
         case events.CordonRequested():

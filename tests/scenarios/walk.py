@@ -7,6 +7,7 @@ failure found here can be walked again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from orchestrator.core import events

@@ -23,7 +23,7 @@ from worker.model.fields import FieldError
 from worker.model.parts import bind, dense_layout, expert_layout
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import LocalDispatcher
-from worker.training.base import Base
+from worker.training.base_checkpoint import Base
 
 CHECKPOINTS_FOLDER = "checkpoints"
 """Of a workdir."""

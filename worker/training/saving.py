@@ -41,7 +41,7 @@ from worker.checkpointing.writer import (
     ShardSaved,
     WriteLimits,
 )
-from worker.training.base import Base
+from worker.training.base_checkpoint import Base
 from worker.training.state import TrainingState, part_name, part_number
 
 _CHORES_LIMIT = 64

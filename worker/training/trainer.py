@@ -32,7 +32,7 @@ from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, plan_replicas
 from worker.parallel.routing import Route, plan_route
 from worker.training.acquire import Acquisitions
-from worker.training.base import Base
+from worker.training.base_checkpoint import Base
 from worker.training.data import BatchConfig, DataError, Windows, open_text
 from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
