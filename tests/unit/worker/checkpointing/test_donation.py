@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -124,13 +125,21 @@ def test_snapshot_memory_is_bounded_and_later_parts_wait_for_it() -> None:
     assert [(item.part, item.version) for item in later] == [("expert-00001", 5)]
 
 
-def test_a_large_part_is_copied_once_its_memory_is_ready() -> None:
+def test_a_large_part_is_copied_once_its_memory_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first boundary orders the memory, so that the training thread pays for the copy alone."""
     trainer, newcomer = Trainer(LENGTHS), Newcomer()
     donations = donations_of(unprepared_bytes_max=0, boundary_bytes_max=EXPERT_BYTES)
+    looked, make = threading.Event(), donations._pool._fresh
+
+    def make_after_the_look(length: int, dtype: torch.dtype) -> torch.Tensor:
+        assert looked.wait(WAIT_SECONDS)
+        return make(length, dtype)
+
+    monkeypatch.setattr(donations._pool, "_fresh", make_after_the_look)
     donation = donations.open(tuple(LENGTHS))
     trainer.commit(donations)
     assert list(drain(donations, donation)) == []
+    looked.set()
 
     def all_parts_came() -> bool:
         trainer.commit(donations)
