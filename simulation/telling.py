@@ -25,8 +25,15 @@ def lines(outcome: Outcome) -> Iterator[str]:
 
 
 def generation_lines(generation: Generation) -> Iterator[str]:
-    """A generation in two lines: who, and who holds what."""
-    members = " ".join(f"{member.rank}={member.trainer}" for member in generation.members) or "nobody"
+    """A generation in two lines: who (in a pipeline, in which stage), and who holds what."""
+    staged = any(member.stage for member in generation.members)
+    members = (
+        " ".join(
+            f"{member.rank}={member.trainer}{f'@{member.stage}' if staged else ''}"
+            for member in generation.members
+        )
+        or "nobody"
+    )
     source = (
         f" from {generation.restore_name or 'the seed state'}" if generation.kind.value == "restore" else ""
     )

@@ -319,7 +319,7 @@ def generation(output: str, **options: Any) -> None:
     \b
     fields of -o json (an object):
       number, kind, reason, created_at, planned (number of the generation that waits for its boundary, or null),
-      members (rank, trainer, experts, microbatches, joined)
+      members (rank, trainer, stage, experts, microbatches, joined)
     """
     with _whom(options).ask() as admin:
         found = rows.generation(admin.generation())
@@ -336,6 +336,7 @@ def generation(output: str, **options: Any) -> None:
     columns = (
         Column(header="RANK", cell=lambda row: row["rank"], right=True, keep=9),
         Column(header="TRAINER", cell=lambda row: row["trainer"], keep=8),
+        Column(header="STAGE", cell=lambda row: row["stage"], keep=5),
         Column(header="JOINED", cell=lambda row: row["joined"], keep=5),
         Column(header="EXPERTS", cell=lambda row: _joined(row["experts"]), keep=7, elastic=True),
         Column(header="MICROBATCHES", cell=lambda row: _joined(row["microbatches"]), keep=6, elastic=True),

@@ -183,13 +183,14 @@ def generation(message: admin_pb2.GetGenerationReply) -> Row:
 
 
 def member(message: admin_pb2.GenerationMember) -> Row:
-    """rank, trainer, experts, microbatches, joined."""
+    """rank, trainer, stage, experts, microbatches, joined."""
     return {
         "rank": message.rank,
         "trainer": message.trainer,
         "experts": list(message.experts),
         "microbatches": list(message.microbatches),
         "joined": message.joined,
+        "stage": message.stage,
     }
 
 

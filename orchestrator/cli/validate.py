@@ -60,9 +60,12 @@ def in_words(spec: JobSpec) -> str:
     cluster, model = spec.cluster, spec.model
     devices = f" of {plural(cluster.devices_per_node, 'device')}" if cluster.devices_per_node > 1 else ""
     samples = spec.batch.microbatches * spec.batch.microbatch_size
+    experts = f"{model.experts} experts"
+    if spec.pipeline.stages > 1:
+        experts = f"{spec.all_experts} experts in {spec.pipeline.stages} stages of {model.experts}"
     faults = f", {plural(len(spec.faults), 'failure')} to inject" if spec.faults else ""
     return (
         f"{spec.name}, {plural(spec.steps, 'step')} of {samples} samples in {spec.precision.value} "
         f"on {plural(cluster.nodes, 'node')}{devices} and {plural(cluster.spares, 'spare')}; "
-        f"{model.experts} experts in {cluster.replicas} replicas, top {model.top_k}{faults}"
+        f"{experts} in {cluster.replicas} replicas, top {model.top_k}{faults}"
     )

@@ -1,6 +1,6 @@
 """Which rank computes which microbatch of a step. Pure; the number of microbatches never changes with the members.
 
-Next: `generations.py`, which puts a deal into every generation.
+Next: `stages.py`, which deals to the members of each stage; `generations.py`, which puts a deal into every generation.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from orchestrator.core.ids import NodeId
+from orchestrator.core.parts import DENSE, dense_part, expert_part
 from orchestrator.core.problems import Problem
 from orchestrator.core.spec import FaultSpec, JobSpec, Precision
 
@@ -30,7 +31,6 @@ PHASES = (
 _IN_A_STEP = PHASES[: PHASES.index("checkpoint")]
 """Phases of the thread that owns the state, outside of a recovery."""
 TENSORS = ("weights", "m", "v")
-DENSE = "dense"
 _BITS: Mapping[Precision, int] = {Precision.FLOAT32: 32, Precision.BFLOAT16: 32, Precision.FLOAT64: 64}
 
 
@@ -105,9 +105,12 @@ def _foreign(fault: FaultSpec, kind: FaultKind, prefix: str) -> Iterator[Problem
 
 
 def _values(spec: JobSpec, fault: FaultSpec, kind: FaultKind, prefix: str) -> Iterator[Problem]:
-    parts = (DENSE, *(f"expert-{expert:05d}" for expert in range(spec.model.experts)))
+    stages = spec.pipeline.stages
+    experts = tuple(map(expert_part, range(spec.all_experts)))
+    parts = (*map(dense_part, range(stages)), *experts)
     if "part" in kind.fields and fault.part and fault.part not in parts:
-        remedy = f"parts of this job are {parts[0]} and {parts[1]} to {parts[-1]}"
+        dense = DENSE if stages == 1 else f"{DENSE} to {parts[stages - 1]}"
+        remedy = f"parts of this job are {dense} and {experts[0]} to {experts[-1]}"
         yield Problem(field=f"{prefix}.part", value=fault.part, remedy=remedy)
     if "tensor" in kind.fields and fault.tensor not in TENSORS:
         yield Problem(

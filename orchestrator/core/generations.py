@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.core import credible, incidents, roster
+from orchestrator.core import credible, incidents, roster, stages
 from orchestrator.core.actions import Assign
-from orchestrator.core.deal import deal
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import NOTHING_TRIED, Effort
 from orchestrator.core.events import GenerationJoined
@@ -41,12 +40,13 @@ class Plan:
 def begin(decision: Decision, plan: Plan) -> Generation:
     """Store a generation and send it to every connected node; unless planned, it is in force from now on."""
     waits = plan.kind is GenerationKind.PLANNED
+    spec = decision.job.spec
     generation = Generation(
         number=decision.next_number(),
         kind=plan.kind,
         members=ranked(plan.members),
         placement=plan.placement,
-        deal=deal(decision.job.spec.batch.microbatches, len(plan.members)),
+        deal=stages.dealt(spec.batch.microbatches, plan.members, spec.pipeline.stages),
         restore_name=plan.restore_name,
         restore_step=plan.restore_step,
         incident=plan.incident,

@@ -70,17 +70,25 @@ def _generations_are_whole(state: ClusterState) -> Iterator[str]:
 def _work_is_dealt(state: ClusterState, generation: Generation, name: str) -> Iterator[str]:
     assert state.job is not None
     spec = state.job.spec
-    dealt = sorted(index for indices in generation.deal for index in indices)
-    if dealt != list(range(spec.batch.microbatches)) or len(generation.deal) != len(generation.members):
-        yield f"{name} deals microbatches {dealt} to {len(generation.deal)} ranks"
-    if len(generation.placement) != spec.model.experts:
-        yield f"{name} places {len(generation.placement)} of {spec.model.experts} experts"
+    if len(generation.deal) != len(generation.members):
+        yield f"{name} deals microbatches to {len(generation.deal)} of {len(generation.members)} ranks"
+        return
+    for stage in range(spec.pipeline.stages):
+        shares = zip(generation.members, generation.deal, strict=True)
+        dealt = sorted(index for each, mine in shares if each.stage == stage for index in mine)
+        if dealt != list(range(spec.batch.microbatches)):
+            yield f"{name} deals microbatches {dealt} to stage {stage}"
+    if len(generation.placement) != spec.all_experts:
+        yield f"{name} places {len(generation.placement)} of {spec.all_experts} experts"
     nodes = roster.nodes_by_rank(generation)
+    stage_of = [each.stage for each in generation.members]
     for expert, ranks in enumerate(generation.placement):
         if not ranks:
             yield f"{name} has nobody for expert {expert}"
         elif not all(0 <= rank < len(nodes) for rank in ranks):
             yield f"{name} places expert {expert} on ranks {ranks} of {len(nodes)}"
+        elif any(stage_of[rank] != expert // spec.model.experts for rank in ranks):
+            yield f"{name} places expert {expert} on ranks {ranks} of other stages"
         elif len({nodes[rank] for rank in ranks}) != len(ranks):
             yield f"{name} has two replicas of expert {expert} on one node"
 

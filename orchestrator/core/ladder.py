@@ -40,6 +40,7 @@ class Situation:
     idle_limit: int
     seats: int
     microbatches: int
+    stages: int = 1
     effort: Effort = NOTHING_TRIED
     """What was tried since the last committed step."""
     timed_out: bool = False
@@ -221,6 +222,16 @@ def go_back(situation: Situation) -> Answer | None:
     else:
         return None
     members = (*situation.survivors, *situation.free)[: situation.seats]
+    if len(members) < situation.stages:
+        return Answer(
+            action="wait for nodes",
+            kind=GenerationKind.IMMEDIATE,
+            placement=tuple(() for _ in situation.placement),
+            reason=f"{why}, and {count(len(members), 'trainer')} cannot fill {situation.stages} stages: training goes "
+            f"on from {situation.restore_text} as soon as enough are ready",
+            alternative="nothing: a stage without a trainer computes nothing",
+            afresh=situation.survivors,
+        )
     return Answer(
         action="restore from checkpoint" if situation.checkpoint else "start again from the seed state",
         kind=GenerationKind.RESTORE,
@@ -247,6 +258,17 @@ def rebuild(situation: Situation) -> Answer | None:
     )
 
 
+def _takers(situation: Situation) -> str:
+    """Who computes what the lost ones computed: in a pipeline the others of their stages."""
+    if situation.stages == 1:
+        return count(len(situation.survivors), "survivor")
+    found = []
+    for stage in sorted({each.stage for each in situation.lost}):
+        left = [each for each in situation.survivors if each.stage == stage]
+        found.append(f"{count(len(left), 'survivor')} of stage {stage}")
+    return " and ".join(found)
+
+
 def fail_over(situation: Situation) -> Answer | None:
     """Backups play on: the survivors hold everything."""
     old = situation.generation.placement
@@ -271,7 +293,7 @@ def fail_over(situation: Situation) -> Answer | None:
         placement=situation.placement,
         reason=f"every expert has a living replica ({len(held)} had one on {trainers(situation.lost)}; "
         f"{len(thin)} are down to one): {count(situation.microbatches, 'microbatch')} are dealt to "
-        f"{count(len(situation.survivors), 'survivor')}, no step is rolled back; {spare}",
+        f"{_takers(situation)}, no step is rolled back; {spare}",
         alternative=f"a restore from {situation.restore_text} would lose "
         f"{count(situation.steps_lost, 'committed step')}",
     )

@@ -29,7 +29,7 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
         memory.recorded = record.step
         memory.step_seconds = (*memory.step_seconds, record.step_seconds)[-decision.policy.recent_steps :]
     state.committed = max(state.committed, record.step)
-    if len(record.expert_load) == decision.job.spec.model.experts:
+    if len(record.expert_load) == decision.job.spec.all_experts:
         memory.expert_load = record.expert_load
     memory.progress_at = decision.at
     memory.step_began_at = max(memory.step_began_at, decision.at - record.step_seconds)

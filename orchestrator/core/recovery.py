@@ -143,7 +143,8 @@ def end_waiting(decision: Decision) -> None:
     free = roster.free(state, policy)
     if not free and (overdue or nobody_else):
         free = roster.free(state, policy, doubtful=True)
-    if free and (late or len(free) >= seats or nobody_else):
+    enough = len(free) >= decision.job.spec.pipeline.stages
+    if free and enough and (late or len(free) >= seats or nobody_else):
         first = incidents.first_open(state)
         reason = f"ready after a wait of {waited:.1f} s: {len(free[:seats])} of {count(seats, 'trainer')}"
         decision.say(reason, first.id if first else None)
@@ -185,6 +186,7 @@ def assess(
         idle_limit=decision.policy.idle_generations_of(spec.cluster.nodes),
         seats=roster.seats(spec.cluster),
         microbatches=spec.batch.microbatches,
+        stages=spec.pipeline.stages,
         effort=_effort(decision, generation),
         suspicion=_suspicion(state, generation),
         circuit=circuit,

@@ -9,14 +9,24 @@ the newcomers in. With nothing left to do incidents close, or say why redundancy
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.core import breaker, checkpoints, generations, incidents, placement, roster, stragglers
+from orchestrator.core import (
+    breaker,
+    checkpoints,
+    generations,
+    incidents,
+    placement,
+    roster,
+    stages,
+    stragglers,
+)
 from orchestrator.core.actions import Acquire, Donor
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import AcquisitionFailed, PartsAcquired
 from orchestrator.core.generations import Plan
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
+from orchestrator.core.parts import dense_part, expert_part
 from orchestrator.core.placement import Placement
 from orchestrator.core.policy import Policy
 from orchestrator.core.state import (
@@ -32,14 +42,6 @@ from orchestrator.core.state import (
     Repair,
 )
 from orchestrator.core.words import count, experts, listed
-
-DENSE = "dense"
-"""The part that holds everything but the experts; every member has it."""
-
-
-def expert_part(expert: int) -> str:
-    """The name of an expert's part."""
-    return f"expert-{expert:05d}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +141,16 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     vacant = roster.seats(job.spec.cluster) - len(kept)
     able = [each for each in spares if not _given_up(state, policy, at, each.trainer)]
     newcomers = tuple(able[: max(0, vacant)])
-    members = (*kept, *newcomers)
-    if not members:
+    depth = job.spec.pipeline.stages
+    joined = stages.joined(kept, newcomers, depth)
+    members = stages.evened(joined, depth)
+    if not all(stages.widths(members, depth)):
         return None
-    nodes = [node_of(each.trainer) for each in members]
+    moved = tuple(each for each, was in zip(members, joined, strict=True) if each.stage != was.stage)
     new_rank = {each.rank: Rank(rank) for rank, each in enumerate(kept)}
     before = placement.remove(generation.placement, new_rank)
-    gaps = placement.missing(before, nodes, job.spec.cluster.replicas)
-    if gaps and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
+    gaps = stages.missing(before, joined, depth, job.spec.cluster.replicas)
+    if (gaps or moved) and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
         return Waiting(reason=f"{listed(awaited)} will be seated once ready")
     failed = state.memory.acquire_failures
     full = [
@@ -154,15 +158,16 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
         for rank, each in enumerate(kept)
         if each.trainer in failed and _given_up(state, policy, at, each.trainer)
     ]
-    arrivals = [Rank(len(kept) + index) for index in range(len(newcomers))]
-    after = placement.repair(
-        before, nodes, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full
+    arrivals = [Rank(rank) for rank, each in enumerate(members) if rank >= len(kept) or each in moved]
+    after = stages.repaired(
+        before, members, depth, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full
     )
-    if not newcomers and not leaving and after == before:
+    if not newcomers and not leaving and not moved and after == before:
         return None
     if placement.lost_experts(after):
         return None
-    return Target(members=members, placement=after, reason=_why(generation, newcomers, leaving, gaps))
+    reason = _why(generation, newcomers, leaving, gaps, moved)
+    return Target(members=members, placement=after, reason=reason)
 
 
 def acquisitions_of(generation: Generation, target: Target) -> tuple[tuple[Member, tuple[Donor, ...]], ...]:
@@ -173,8 +178,9 @@ def acquisitions_of(generation: Generation, target: Target) -> tuple[tuple[Membe
     for rank, receiver in enumerate(target.members):
         old = seats.get(receiver.trainer)
         parts: dict[TrainerId, list[str]] = {}
-        if old is None:
-            parts[generation.members[0].trainer] = [DENSE]
+        if old is None or old.stage != receiver.stage:
+            first = next(each for each in generation.members if each.stage == receiver.stage)
+            parts[first.trainer] = [dense_part(receiver.stage)]
         for expert, holders in enumerate(target.placement):
             held = generation.placement[expert]
             if rank not in holders or (old is not None and old.rank in held):
@@ -211,7 +217,7 @@ def _start(decision: Decision, target: Target) -> None:
     generation = state.generation
     assert generation is not None
     state.memory.repair = Repair(
-        members=tuple((each.trainer, each.start) for each in target.members),
+        members=tuple((each.trainer, each.start, each.stage) for each in target.members),
         placement=target.placement,
         reason=target.reason,
     )
@@ -260,14 +266,14 @@ def _seat(decision: Decision) -> None:
         return
     members = []
     seats = roster.seats_by_trainer(generation)
-    for trainer, start in repair.members:
+    for trainer, start, stage in repair.members:
         seated = seats.get(trainer) or next(
             (each for each in roster.free(state, decision.policy) if each.trainer == trainer), None
         )
         if seated is None or seated.start != start:
             drop(decision, f"{trainer} is not what it was")
             return
-        members.append(seated)
+        members.append(replace(seated, stage=stage))
     first = incidents.first_open(state)
     number = decision.next_number()
     for record in tuple(incidents.open_incidents(state)):
@@ -298,17 +304,12 @@ def _settle(decision: Decision) -> None:
         return
     cluster = job.spec.cluster
     nodes = roster.nodes_by_rank(generation)
-    thin = [
-        expert
-        for expert, ranks in enumerate(generation.placement)
-        if len({nodes[rank] for rank in ranks}) < min(cluster.replicas, cluster.nodes)
-    ]
-    seats, taken = roster.seats(cluster), len(generation.members)
+    thin = stages.thin(generation.placement, generation.members, min(cluster.replicas, cluster.nodes))
+    seats, taken, depth = roster.seats(cluster), len(generation.members), job.spec.pipeline.stages
     for record in opened:
         if thin:
-            why = (
-                f"{experts(thin)} cannot have {cluster.replicas} replicas on {count(len(set(nodes)), 'node')}"
-            )
+            where = f"{count(len(set(nodes)), 'node')}{', divided over stages' if depth > 1 else ''}"
+            why = f"{experts(thin)} cannot have {cluster.replicas} replicas on {where}"
             incidents.degrade(decision, record.id, f"{why}: redundancy comes back when a trainer is free")
         elif taken >= seats:
             text = f"every expert has {count(cluster.replicas, 'replica')} again, and all {seats} seats are taken"
@@ -365,12 +366,17 @@ def _unheard(state: ClusterState, policy: Policy, at: float) -> list[NodeId]:
 
 
 def _why(
-    generation: Generation, newcomers: Sequence[Member], leaving: frozenset[NodeId], gaps: Sequence[int]
+    generation: Generation,
+    newcomers: Sequence[Member],
+    leaving: frozenset[NodeId],
+    gaps: Sequence[int],
+    moved: Sequence[Member],
 ) -> str:
     reasons = []
     if newcomers:
         seats = "an empty seat goes" if len(newcomers) == 1 else f"{len(newcomers)} empty seats go"
         reasons.append(f"{seats} to {listed(each.trainer for each in newcomers)}")
+    reasons += [f"{each.trainer} goes over to stage {each.stage}, which has fewer trainers" for each in moved]
     if leaving:
         emptied = [each for each in dict.fromkeys(roster.nodes_by_rank(generation)) if each in leaving]
         reasons.append(f"others take over from {listed(emptied)}")

@@ -6,12 +6,12 @@ placed afresh, and the ledger's lines after that step are set aside. Next: `reco
 
 from __future__ import annotations
 
-from orchestrator.core import checkpoints, generations, incidents, placement
+from orchestrator.core import checkpoints, generations, incidents, placement, stages
 from orchestrator.core.actions import RollBackLedger
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import Effort
 from orchestrator.core.generations import Plan
-from orchestrator.core.ids import IncidentId, node_of
+from orchestrator.core.ids import IncidentId
 from orchestrator.core.placement import Placement
 from orchestrator.core.state import FIRST_STATE, Generation, GenerationKind, Member
 from orchestrator.core.words import count
@@ -44,6 +44,7 @@ def from_storage(
         )
     state.committed = step
     state.reported_through = min(state.reported_through, step)
+    members = stages.seated(members, decision.job.spec.pipeline.stages)
     plan = Plan(
         kind=GenerationKind.INITIAL if first and checkpoint is None else GenerationKind.RESTORE,
         members=members,
@@ -62,17 +63,15 @@ def from_storage(
 def _place(decision: Decision, members: tuple[Member, ...]) -> Placement:
     """As the job lays replicas out, unless the last step's loads say that somebody would have far too much."""
     spec, loads = decision.job.spec, decision.state.memory.expert_load
-    nodes = [node_of(member.trainer) for member in members]
-    regular = placement.fresh(
-        nodes, spec.model.experts, spec.cluster.replicas, layout=spec.cluster.replica_layout
-    )
-    if len(loads) != spec.model.experts or not sum(loads):
+    depth, experts = spec.pipeline.stages, spec.model.experts
+    regular = stages.fresh(members, depth, experts, spec.cluster)
+    if len(loads) != spec.all_experts or not sum(loads):
         return regular
-    uneven = _imbalance(regular, len(nodes), loads)
+    uneven = _imbalance(regular, len(members), loads)
     if uneven < decision.policy.load_imbalance:
         return regular
-    packed = placement.fresh(nodes, spec.model.experts, spec.cluster.replicas, loads=loads)
-    better = _imbalance(packed, len(nodes), loads)
+    packed = stages.fresh(members, depth, experts, spec.cluster, loads)
+    better = _imbalance(packed, len(members), loads)
     if uneven < better * decision.policy.load_imbalance:
         return regular
     decision.say(

@@ -56,6 +56,28 @@ class ClusterSpec:
     """How often an agent starts a trainer again before it gives the device up."""
 
 
+class Schedule(Enum):
+    """The order of work in a pipeline (`worker/parallel/schedule.py`)."""
+
+    GPIPE = "gpipe"
+    """All forward passes, then all backward passes."""
+    ONE_F_ONE_B = "1f1b"
+    """One forward, one backward pass in turns: as fast, with fewer activations held."""
+    INTERLEAVED = "interleaved"
+    """The same with several chunks of layers in a stage: waits are shorter, messages more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineSpec:
+    """Layers divided over stages, and trainers too. Experts of a stage are its own: with 4 experts in each layer and 4
+    stages there are 16, each of which is placed, backed up and copied by itself."""
+
+    stages: int = 1
+    schedule: Schedule = Schedule.ONE_F_ONE_B
+    chunks: int = 1
+    """Of layers in each stage, for the schedule interleaved."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSpec:
     microbatches: int = 12
@@ -69,6 +91,7 @@ class ModelSpec:
     heads: int = 4
     kv_heads: int = 2
     experts: int = 16
+    """In each layer."""
     top_k: int = 2
     expert_width: int = 256
     sequence_length: int = 128
@@ -218,6 +241,7 @@ class JobSpec:
     steps: int = 200
     precision: Precision = Precision.FLOAT32
     cluster: ClusterSpec = field(default_factory=ClusterSpec)
+    pipeline: PipelineSpec = field(default_factory=PipelineSpec)
     batch: BatchSpec = field(default_factory=BatchSpec)
     model: ModelSpec = field(default_factory=ModelSpec)
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
@@ -228,3 +252,8 @@ class JobSpec:
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
     faults: tuple[FaultSpec, ...] = ()
+
+    @property
+    def all_experts(self) -> int:
+        """Of all stages: what a placement places."""
+        return self.pipeline.stages * self.model.experts

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from orchestrator.core import fault_rules
 from orchestrator.core.ids import NodeId
 from orchestrator.core.problems import Problem
-from orchestrator.core.spec import ClusterSpec, Decay, JobSpec, ModelSpec, TimeoutSpec
+from orchestrator.core.spec import ClusterSpec, Decay, JobSpec, ModelSpec, Schedule, TimeoutSpec
 
 BYTE_VALUES = 256
 
@@ -53,6 +53,7 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
         *_job(spec),
         *_cluster(spec.cluster),
         *_model(spec),
+        *_pipeline(spec),
         *_optimizer(spec),
         *_trainable(spec),
         *_timeouts(spec.timeouts),
@@ -115,19 +116,58 @@ def _model(spec: JobSpec) -> Iterator[type_of_relation]:
     if model.top_k > model.experts:
         remedy = f"a token cannot go to more experts than there are: set it to {model.experts} or less"
         yield ("model.top_k", "model.experts"), Problem(field="model.top_k", value=model.top_k, remedy=remedy)
-    trainers = spec.cluster.nodes * spec.cluster.devices_per_node
+    stages = max(1, spec.pipeline.stages)
+    trainers = -(-spec.cluster.nodes * spec.cluster.devices_per_node // stages)
     slots = model.experts * spec.cluster.replicas
     if slots < trainers:
+        of_stage = " of a stage" if stages > 1 else ""
         needed = -(-trainers // max(1, spec.cluster.replicas))
         remedy = (
-            f"with {spec.cluster.replicas} replicas it fills {slots} places, too few for {trainers} trainers: "
-            f"set model.experts to {needed} or more, or use fewer nodes or devices"
+            f"with {spec.cluster.replicas} replicas it fills {slots} places, too few for {trainers} trainers"
+            f"{of_stage}: set model.experts to {needed} or more, or use fewer nodes or devices"
         )
         reads = ("model.experts", "cluster.replicas", "cluster.nodes", "cluster.devices_per_node")
         yield reads, Problem(field="model.experts", value=model.experts, remedy=remedy)
     if model.vocabulary < BYTE_VALUES:
         remedy = f"text is read as bytes: set it to {BYTE_VALUES} or more"
         yield ("model.vocabulary",), Problem(field="model.vocabulary", value=model.vocabulary, remedy=remedy)
+
+
+def _pipeline(spec: JobSpec) -> Iterator[type_of_relation]:
+    """Every stage has layers, trainers, and as many nodes as an expert has replicas."""
+    reads: tuple[str, ...]
+    pipeline, cluster = spec.pipeline, spec.cluster
+    if pipeline.stages == 1 and pipeline.chunks == 1 and pipeline.schedule is not Schedule.INTERLEAVED:
+        return
+    places = pipeline.stages * pipeline.chunks
+    if places > spec.model.layers:
+        remedy = (
+            f"{places} chunks of layers, and there are {spec.model.layers} layers: "
+            f"set model.layers to {places} or more, or use fewer stages or chunks"
+        )
+        reads = ("pipeline.stages", "pipeline.chunks", "model.layers")
+        yield reads, Problem(field="pipeline.stages", value=pipeline.stages, remedy=remedy)
+    if (pipeline.schedule is Schedule.INTERLEAVED) != (pipeline.chunks > 1):
+        remedy = "several chunks are for the schedule interleaved, and it needs 2 or more"
+        yield ("pipeline.chunks",), Problem(field="pipeline.chunks", value=pipeline.chunks, remedy=remedy)
+    elif pipeline.stages == 1:
+        remedy = "one stage alone has nothing to interleave: use 2 stages or more"
+        yield ("pipeline.stages",), Problem(field="pipeline.stages", value=pipeline.stages, remedy=remedy)
+    least = min(_nodes_by_stage(cluster, pipeline.stages))
+    if least < cluster.replicas <= cluster.nodes:
+        remedy = (
+            f"a stage would stand on {least} of {cluster.nodes} nodes, too few for {cluster.replicas} replicas of its "
+            f"experts on different ones: use fewer stages, more nodes, or fewer replicas"
+        )
+        reads = ("pipeline.stages", "cluster.replicas", "cluster.nodes", "cluster.devices_per_node")
+        yield reads, Problem(field="pipeline.stages", value=pipeline.stages, remedy=remedy)
+
+
+def _nodes_by_stage(cluster: ClusterSpec, stages: int) -> Iterator[int]:
+    """How many nodes each stage has trainers on, as they are seated (`stages.seated`)."""
+    trainers = range(cluster.nodes * cluster.devices_per_node)
+    for stage in range(stages):
+        yield len({trainer // cluster.devices_per_node for trainer in trainers[stage::stages]})
 
 
 def _heads_rotate(model: ModelSpec) -> Iterator[type_of_relation]:
@@ -162,9 +202,9 @@ def _optimizer(spec: JobSpec) -> Iterator[type_of_relation]:
 
 def _trainable(spec: JobSpec) -> Iterator[type_of_relation]:
     chosen, field = spec.trainable.experts, "trainable.experts"
-    unknown = [expert for expert in chosen if not 0 <= expert < spec.model.experts]
+    unknown = [expert for expert in chosen if not 0 <= expert < spec.all_experts]
     if unknown:
-        remedy = f"there is no expert {unknown[0]}: name some of 0 to {spec.model.experts - 1}"
+        remedy = f"there is no expert {unknown[0]}: name some of 0 to {spec.all_experts - 1}"
         yield (field, "model.experts"), Problem(field=field, value=list(chosen), remedy=remedy)
     if len(set(chosen)) < len(chosen):
         yield (field,), Problem(field=field, value=list(chosen), remedy="name each expert once")

@@ -170,6 +170,8 @@ class Member:
     rank: Rank
     store_address: str
     peer_address: str
+    stage: int = 0
+    """Of the pipeline; 0 without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,8 +264,8 @@ class Acquisition:
 class Repair:
     """What the acquisitions under way are for: the generation to send once all of them have caught up."""
 
-    members: tuple[tuple[TrainerId, int], ...]
-    """Trainer and start, by the rank they will have."""
+    members: tuple[tuple[TrainerId, int, int], ...]
+    """Trainer, start and stage, by the rank they will have."""
     placement: tuple[tuple[Rank, ...], ...]
     reason: str
 

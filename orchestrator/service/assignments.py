@@ -125,6 +125,7 @@ def _same_seat(one: Member, other: Member) -> bool:
     return one is other or (
         one.trainer == other.trainer
         and one.start == other.start
+        and one.stage == other.stage
         and one.store_address == other.store_address
         and one.peer_address == other.peer_address
     )

@@ -193,6 +193,7 @@ def generation(snapshot: Snapshot) -> pb.GetGenerationReply:
             experts=[expert for expert, ranks in enumerate(current.placement) if member.rank in ranks],
             microbatches=current.deal[member.rank] if member.rank < len(current.deal) else (),
             joined=member.trainer in snapshot.joined,
+            stage=member.stage,
         )
         for member in current.members
     ]

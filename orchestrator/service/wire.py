@@ -402,6 +402,7 @@ def member(seated: Member) -> pb.Member:
         rank=seated.rank,
         store_address=seated.store_address,
         peer_address=seated.peer_address,
+        stage=seated.stage,
     )
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from worker.parallel.backends import Seat
 from worker.parallel.groups import (
     CommunicationError,
     GenerationEnded,
     Group,
-    Seat,
     Watch,
     build_group,
     serve_store,

@@ -12,6 +12,7 @@ from orchestrator.core import actions, events
 from orchestrator.core.events import Event, TrainerPhase, TrainerStatus
 from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
 from orchestrator.core.outcome import Outcome
+from orchestrator.core.parts import dense_part, expert_part
 from orchestrator.core.state import (
     NO_GENERATION,
     Checkpoint,
@@ -215,4 +216,4 @@ class Disk:
 def parts_of(generation: Generation, rank: int) -> set[str]:
     """What a rank must hold."""
     experts = (number for number, ranks in enumerate(generation.placement) if rank in ranks)
-    return {"dense", *(f"expert-{number:05d}" for number in experts)}
+    return {dense_part(generation.members[rank].stage), *map(expert_part, experts)}

@@ -21,6 +21,7 @@ from orchestrator.core.spec import (
     DataSpec,
     JobSpec,
     ModelSpec,
+    PipelineSpec,
     RecoverySpec,
     ReplicaLayout,
     TimeoutSpec,
@@ -91,6 +92,7 @@ FAST = RecoverySpec(
 def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
     """Four nodes and a spare with four experts in a ring, unless told otherwise."""
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
+    chosen |= {"stages": 1, "layers": 3}
     unknown = set(settings) - set(chosen)
     assert not unknown, f"{sorted(unknown)} are no settings of a job"
     chosen |= settings
@@ -105,8 +107,9 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
             replicas=chosen["replicas"],
             replica_layout=ReplicaLayout.RING,
         ),
+        pipeline=PipelineSpec(stages=chosen["stages"]),
         batch=BatchSpec(microbatches=6),
-        model=ModelSpec(experts=chosen["experts"]),
+        model=ModelSpec(experts=chosen["experts"], layers=chosen["layers"]),
         checkpoint=CheckpointSpec(keep=chosen["keep"]),
         timeouts=TimeoutSpec(),
         recovery=recovery or RecoverySpec(),

@@ -8,9 +8,10 @@ failure found here can be walked again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
-from orchestrator.core import events
+from orchestrator.core import events, spec_rules
 from orchestrator.core.events import Event
 from orchestrator.core.ids import NodeId, TrainerId
 from orchestrator.core.outcome import Outcome
@@ -21,6 +22,7 @@ from orchestrator.core.spec import (
     DataSpec,
     JobSpec,
     ModelSpec,
+    PipelineSpec,
     RecoverySpec,
 )
 from orchestrator.core.spec_rules import node_ids
@@ -34,7 +36,7 @@ CONVERGE_SECONDS = 120.0
 def spec_of(random: Random) -> JobSpec:
     """A small job of random shape."""
     nodes = random.randint(2, 5)
-    return JobSpec(
+    spec = JobSpec(
         name="walk",
         data=DataSpec(path="stdlib"),
         steps=100_000,
@@ -57,6 +59,10 @@ def spec_of(random: Random) -> JobSpec:
             straggler_seconds=3.0,
         ),
     )
+    staged = replace(
+        spec, pipeline=PipelineSpec(stages=random.choice((1, 2, 3))), model=replace(spec.model, experts=6)
+    )
+    return spec if spec_rules.problems(staged) else staged
 
 
 class Walk:

@@ -15,6 +15,8 @@ class Member:
     rank: int
     store_address: str
     peer_address: str
+    stage: int = 0
+    """Of the pipeline; its place among the members of the stage is its data index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

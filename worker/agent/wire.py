@@ -141,6 +141,7 @@ def _member(member: pb.Member) -> messages.Member:
         rank=member.rank,
         store_address=member.store_address,
         peer_address=member.peer_address,
+        stage=member.stage,
     )
 
 

@@ -1,8 +1,9 @@
 """Names of parts, tensors, folders and files. Pure text; nothing here looks at a disk.
 
-A part is "dense" (all weights that belong to no expert) or one expert, "expert-00007". A checkpoint of step 120 in
-generation 4 is the folder "step-00000120.g0004"; while it is written its name ends in ".partial", while it is removed
-in ".deleted". Go to `manifest` for what is inside.
+A part is "dense" (all weights that belong to no expert) or one expert, "expert-00007". Where the layers are divided
+over stages, each stage has a dense part, "dense" the first and "dense-00001" the next, and experts of its own. A
+checkpoint of step 120 in generation 4 is the folder "step-00000120.g0004"; while it is written its name ends in
+".partial", while it is removed in ".deleted". Go to `manifest` for what is inside.
 """
 
 from __future__ import annotations
@@ -14,11 +15,28 @@ DENSE = "dense"
 KINDS = ("weights", "m", "v")
 MANIFEST_FILE = "manifest.json"
 
+_DENSE = re.compile(r"dense-(\d{5,})")
 _EXPERT = re.compile(r"expert-(\d{5,})")
 _FOLDER = re.compile(r"step-(\d{8,})\.g(\d{4,})")
 _PARTIAL = ".partial"
 _DELETED = ".deleted"
 _TEMPORARY = ".tmp"
+
+
+def dense_part(stage: int) -> str:
+    """The name of a stage's dense part; the first has the name that it has in a model of one stage."""
+    assert stage >= 0
+    return f"{DENSE}-{stage:05d}" if stage else DENSE
+
+
+def dense_stage(part: str) -> int | None:
+    """The stage whose dense part this is, or None where the name is not canonical for one."""
+    if part == DENSE:
+        return 0
+    found = _DENSE.fullmatch(part)
+    if found is None or dense_part(int(found[1])) != part:
+        return None
+    return int(found[1])
 
 
 def expert_part(index: int) -> str:
@@ -37,7 +55,7 @@ def expert_index(part: str) -> int | None:
 
 def is_part(name: str) -> bool:
     """Whether `name` is the canonical name of a part."""
-    return name == DENSE or expert_index(name) is not None
+    return dense_stage(name) is not None or expert_index(name) is not None
 
 
 def tensor_name(part: str, kind: str) -> str:

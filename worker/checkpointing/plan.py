@@ -1,7 +1,7 @@
 """Who writes which piece of the state, so that nothing is written twice and every rank writes about as much.
 
 PURE and deterministic: each rank computes the whole plan from the placement and takes its own row. Experts are cut
-over the ranks that hold them, the dense part (which everyone holds) fills the ranks up to one level. `writer` writes
+over the ranks that hold them, a dense part (which all of its stage hold) fills these up to one level. `writer` writes
 a row, `manifest.coverage_faults` checks that the rows together are complete.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from worker.checkpointing.manifest import Piece
-from worker.checkpointing.names import DENSE, expert_part
+from worker.checkpointing.names import dense_part, dense_stage, expert_part
 
 # An expert is dealt in this many units to its replicas: with fewer, ranks differ by more than an eighth of an expert;
 # with more, the plan costs more for a difference that no disk notices.
@@ -18,15 +18,20 @@ UNITS = 8
 
 
 def plan_shards(
-    placement: Mapping[int, Sequence[int]], world: int, lengths: Mapping[str, int]
+    placement: Mapping[int, Sequence[int]],
+    world: int,
+    lengths: Mapping[str, int],
+    stage_of_rank: Sequence[int] = (),
 ) -> tuple[tuple[Piece, ...], ...]:
     """The pieces of each rank, by rank; a rank with an empty row writes no shard.
 
-    `placement` maps an expert to the ranks that hold it, the primary first; `lengths` maps each part to its elements.
-    Where the dense part is frozen and not saved, it is in neither.
+    `placement` maps an expert to the ranks that hold it, the primary first; `lengths` maps each part to its elements;
+    `stage_of_rank` says whose dense part each rank holds, where there is more than one. What is frozen and not saved is
+    in neither.
     """
     assert world >= 1
-    assert set(lengths) - {DENSE} == {expert_part(expert) for expert in placement}
+    dense = [stage for part in lengths if (stage := dense_stage(part)) is not None]
+    assert set(lengths) == {*map(dense_part, dense), *map(expert_part, placement)}
     rows: list[list[Piece]] = [[] for _ in range(world)]
     shares = _deal_experts(placement, world, lengths)
     loads = [0] * world
@@ -40,11 +45,13 @@ def plan_shards(
             if stop > start:
                 rows[rank].append(Piece(part=part, start=start, stop=stop))
                 loads[rank] += stop - start
-    start = 0
-    for rank, share in enumerate(_fill_up(loads, lengths.get(DENSE, 0))):
-        if share:
-            rows[rank].insert(0, Piece(part=DENSE, start=start, stop=start + share))
-            start += share
+    for stage in dense:
+        ranks = [rank for rank in range(world) if not stage_of_rank or stage_of_rank[rank] == stage]
+        part, start = dense_part(stage), 0
+        for rank, share in zip(ranks, _fill_up([loads[r] for r in ranks], lengths[part]), strict=True):
+            if share:
+                rows[rank].insert(0, Piece(part=part, start=start, stop=start + share))
+                start += share
     return tuple(tuple(row) for row in rows)
 
 

@@ -18,16 +18,19 @@ from torch import Tensor
 from worker.model.config import ModelConfig
 from worker.model.parts import Entry, PartLayout, dense_layout, expert_layout
 from worker.model.randomness import stream
+from worker.model.stages import Share
 
 
-def initialise_dense(config: ModelConfig, seed: int, out_P: Tensor) -> None:
-    """Writes version 0 of the dense part."""
-    _initialise(dense_layout(config), seed, "dense", out_P)
+def initialise_dense(config: ModelConfig, seed: int, out_P: Tensor, share: Share | None = None) -> None:
+    """Writes version 0 of the dense part of a stage, or of everything: the same numbers for each tensor."""
+    _initialise(dense_layout(config, share), seed, "dense", out_P)
 
 
-def initialise_expert(config: ModelConfig, seed: int, expert: int, out_N: Tensor) -> None:
-    """Writes version 0 of the part of one expert, given by its global id."""
-    _initialise(expert_layout(config), seed, f"expert {expert}", out_N)
+def initialise_expert(
+    config: ModelConfig, seed: int, expert: int, out_N: Tensor, share: Share | None = None
+) -> None:
+    """Writes version 0 of the part of one expert, given by its id within a layer; the same numbers in any stage."""
+    _initialise(expert_layout(config, share), seed, f"expert {expert}", out_N)
 
 
 def _initialise(layout: PartLayout, seed: int, part: str, out: Tensor) -> None:

@@ -1,9 +1,10 @@
 """How weights lie in flat buffers, and the hand that points a model's parameters into them.
 
 The state of a job consists of parts: "dense" (all that is not an expert), and for each expert its weights in all
-layers. A part is one flat run of numbers, so that reduction, optimizer, snapshots, replay and copies between ranks
-know nothing of layers. What lives here: the layout of a part (pure arithmetic) and `bind`. What must not: values
-(`initialise.py`), and who holds which part.
+layers; where the layers are divided over stages (`stages.py`), each stage has such parts of its own layers. A part is
+one flat run of numbers, so that reduction, optimizer, snapshots, replay and copies between ranks know nothing of
+layers. What lives here: the layout of a part (pure arithmetic) and `bind`. What must not: values (`initialise.py`),
+and who holds which part.
 
 Every tensor starts at a multiple of ALIGNMENT elements and every part is a multiple of it long; the gaps are zero and
 stay zero (zero weight, zero gradient). Rows of a [experts, N] buffer are thereby aligned like the first.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from worker.model.config import ModelConfig
 from worker.model.experts import Experts
+from worker.model.stages import Share, whole
 
 ALIGNMENT = 64
 
@@ -65,16 +67,19 @@ class _Wanted:
     std: float | None
 
 
-def dense_layout(config: ModelConfig) -> PartLayout:
-    """The dense part: embedding, attention, output; then, exempt from decay, routers and norms."""
-    return _lay_out(list(_decayed(config)), list(_exempt(config)))
+def dense_layout(config: ModelConfig, share: Share | None = None) -> PartLayout:
+    """The dense part of a stage, or of everything: embedding, attention, output; then, exempt from decay, routers and
+    norms."""
+    share = share or whole(config.layers)
+    return _lay_out(list(_decayed(config, share)), list(_exempt(config, share)))
 
 
-def expert_layout(config: ModelConfig) -> PartLayout:
-    """The part of one expert, whichever it is: its three matrices in every layer."""
+def expert_layout(config: ModelConfig, share: Share | None = None) -> PartLayout:
+    """The part of one expert, whichever it is: its three matrices in every layer of its stage, or of everything."""
+    share = share or whole(config.layers)
     D, F = config.width, config.expert_width
     wanted = []
-    for layer in range(config.layers):
+    for layer in share.layers:
         name = f"layers.{layer}.moe.experts"
         wanted += [
             _Wanted(name=f"{name}.w1_EFD", shape=(F, D), std=D**-0.5),
@@ -89,25 +94,28 @@ def _into_residual(inputs: int, config: ModelConfig) -> float:
     return float((2 * config.layers * inputs) ** -0.5)
 
 
-def _decayed(config: ModelConfig) -> Iterator[_Wanted]:
+def _decayed(config: ModelConfig, share: Share) -> Iterator[_Wanted]:
     D, V = config.width, config.vocabulary
     A = (config.heads + 2 * config.kv_heads) * config.head_width
-    yield _Wanted(name="embedding_VD", shape=(V, D), std=1.0)
-    for layer in range(config.layers):
+    if share.first:
+        yield _Wanted(name="embedding_VD", shape=(V, D), std=1.0)
+    for layer in share.layers:
         name = f"layers.{layer}.attention"
         yield _Wanted(name=f"{name}.qkv_AD", shape=(A, D), std=D**-0.5)
         yield _Wanted(name=f"{name}.out_DD", shape=(D, D), std=_into_residual(D, config))
-    # Small: before the first step all bytes should look about equally likely.
-    yield _Wanted(name="head_VD", shape=(V, D), std=1.0 / D)
+    if share.last:
+        # Small: before the first step all bytes should look about equally likely.
+        yield _Wanted(name="head_VD", shape=(V, D), std=1.0 / D)
 
 
-def _exempt(config: ModelConfig) -> Iterator[_Wanted]:
+def _exempt(config: ModelConfig, share: Share) -> Iterator[_Wanted]:
     D, E = config.width, config.experts
-    for layer in range(config.layers):
+    for layer in share.layers:
         yield _Wanted(name=f"layers.{layer}.moe.router.weight_ED", shape=(E, D), std=D**-0.5)
         yield _Wanted(name=f"layers.{layer}.attention_norm.scale_D", shape=(D,), std=None)
         yield _Wanted(name=f"layers.{layer}.moe_norm.scale_D", shape=(D,), std=None)
-    yield _Wanted(name="norm.scale_D", shape=(D,), std=None)
+    if share.last:
+        yield _Wanted(name="norm.scale_D", shape=(D,), std=None)
 
 
 def _lay_out(decayed: Sequence[_Wanted], exempt: Sequence[_Wanted]) -> PartLayout:
@@ -128,13 +136,16 @@ def bind(
     experts_EN: Tensor,
     dense_grad_P: Tensor,
     experts_grad_EN: Tensor,
+    share: Share | None = None,
 ) -> None:
     """Makes every parameter of the model, and its gradient, a view of these buffers. Row e is the e-th expert held.
+
+    `share` is what the model has of the layers: all, unless it is one stage's.
 
     The parameters become new objects (frozen ones stay frozen): a backward pass that was abandoned can then no longer
     reach the gradients of the new ones.
     """
-    dense, expert = dense_layout(config), expert_layout(config)
+    dense, expert = dense_layout(config, share), expert_layout(config, share)
     _expect("dense_P", dense_P, dense.length)
     _expect("dense_grad_P", dense_grad_P, dense.length)
     _expect("experts_EN", experts_EN[0] if len(experts_EN) else None, expert.length)
@@ -157,13 +168,14 @@ def bind_frozen(
     experts_EN: Tensor,
     trained_slots: Sequence[int],
     experts_grad_TN: Tensor,
+    share: Share | None = None,
 ) -> None:
     """As `bind`, where only some experts are trained: only they have room for a gradient, row t for `trained_slots[t]`.
 
     All other parameters want no gradient. Those of the experts lie together, so a gradient goes to its row by way of
     `Experts.sinks`, and no parameter has a `.grad`.
     """
-    dense, expert = dense_layout(config), expert_layout(config)
+    dense, expert = dense_layout(config, share), expert_layout(config, share)
     _expect("dense_P", dense_P, dense.length)
     _expect("experts_EN", experts_EN[0] if len(experts_EN) else None, expert.length)
     assert experts_grad_TN.shape == (len(trained_slots), expert.length), "each trained expert needs its row"

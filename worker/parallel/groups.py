@@ -5,18 +5,18 @@ living processes leave a broken generation and enter the next without a restart.
 between two of them the waiter looks whether a newer generation has come. A buffer that was handed to an abandoned
 collective is never touched again by its owner: a late peer may still write to it.
 
-What must not live here: what is communicated (see `dispatch.py`, `reduce.py`, `handshake.py`).
+How backends are made: `backends.py`. What must not live here: what is communicated (see `dispatch.py`, `reduce.py`,
+`handshake.py`, `pipeline.py`).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
-from worker.parallel.lifeline import Lifeline
+from worker.parallel.backends import Backends, Seat, connect
+from worker.parallel.mail import Letter, Mail
 from worker.parallel.pulse import Pulse
 
 _SLICE = timedelta(milliseconds=20)
@@ -44,21 +45,6 @@ class GenerationEnded(Exception):
 
 class CommunicationError(Exception):
     """A collective failed: a peer is gone. Which one is for the controller to find out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
-    """What a group must know of its generation. Addresses are `host:port`."""
-
-    generation: int
-    rank: int
-    world: int
-    store_address: str
-    bind_host: str
-    meeting: str = ""
-    """Prefix of the keys in the store, where it is not the generation's own."""
-    exchange: tuple[int, ...]
-    """The ranks among which this one exchanges tokens, ascending (`routing.Route.group`)."""
 
 
 class Watch:
@@ -87,24 +73,16 @@ def serve_store(bind_host: str) -> tuple[dist.TCPStore, str]:
     return store, f"{bind_host}:{store.port}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Backends:
-    """The backend over all members, and the one over an exchange group: the same where nothing is won by two."""
-
-    whole: Any
-    exchange: Any
-    lifeline: Lifeline | None = None
-    """With NCCL, which does not notice that a peer of this machine is gone."""
-
-
 class Group:
     """The collectives of one generation over all its members. Every call returns whole or raises."""
 
     def __init__(
-        self, backends: _Backends, seat: Seat, watch: Watch, pulse: Pulse, device: torch.device
+        self, backends: Backends, seat: Seat, watch: Watch, pulse: Pulse, device: torch.device
     ) -> None:
-        self._backends: _Backends | None = backends
+        self._backends: Backends | None = backends
         self._exchange = seat.exchange
+        self._peers = seat.peers
+        self._mail = Mail(backends.mail)
         self._watch = watch
         self._pulse = pulse
         self._cuda = device.type == "cuda"
@@ -115,13 +93,18 @@ class Group:
         self.on_operation: Callable[[str], None] | None = None
         """Called with the name of each operation before it starts (fault injection in the middle of a phase)."""
         self.tokens = TokenExchange(self, seat)
+        self.stage = StageMembers(self, seat)
         self._waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         """CUDA only: before and after each collective on the stream, until `settle` adds them up."""
 
-    def all_reduce(self, tensor: Tensor, *, after_start: Callable[[], None] | None = None) -> None:
-        """Sum in place over all members; the same bits on every rank. `after_start` runs before the wait."""
+    def all_reduce(
+        self, tensor: Tensor, *, after_start: Callable[[], None] | None = None, in_stage: bool = False
+    ) -> None:
+        """Sum in place over all members, or those of the stage; the same bits on every rank. `after_start` runs before
+        the wait."""
         options = distributed_c10d.AllreduceOptions()  # sums, unless told otherwise
-        self._run("all_reduce", lambda: self._entered.whole.allreduce([tensor], options), after_start)
+        backend = self._entered.stage if in_stage else self._entered.whole
+        self._run("all_reduce", lambda: backend.allreduce([tensor], options), after_start)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         """One tensor of equal shape from each rank, in rank order."""
@@ -135,11 +118,12 @@ class Group:
     def all_to_all(
         self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
     ) -> None:
-        """Rows of `input` (split by destination) to rows of `output` (split by source), in rank order."""
+        """Rows of `input` (split by destination) to rows of `output` (split by source), among the stage's members in
+        the order of their ranks."""
         options = distributed_c10d.AllToAllOptions()
         self._run(
             "all_to_all",
-            lambda: self._entered.whole.alltoall_base(
+            lambda: self._entered.stage.alltoall_base(
                 output, input, list(output_splits), list(input_splits), options
             ),
         )
@@ -149,8 +133,8 @@ class Group:
     ) -> None:
         """The same among the members of the exchange group alone; splits are by their order in it."""
         options = distributed_c10d.AllToAllOptions()
-        if self._entered.exchange is self._entered.whole:
-            output_splits, input_splits = self._over_all(output_splits), self._over_all(input_splits)
+        if self._entered.exchange is self._entered.stage:
+            output_splits, input_splits = self._over_stage(output_splits), self._over_stage(input_splits)
         self._run(
             "all_to_all",
             lambda: self._entered.exchange.alltoall_base(
@@ -158,22 +142,53 @@ class Group:
             ),
         )
 
-    def _over_all(self, splits: Sequence[int]) -> Sequence[int]:
+    def _over_stage(self, splits: Sequence[int]) -> Sequence[int]:
         """The same rows, with none for the members of other exchange groups."""
-        if len(splits) == self.world:
+        if len(splits) == len(self._peers):
             return splits
-        whole = [0] * self.world
-        for member, rows in zip(self._exchange, splits, strict=True):
-            whole[member] = rows
-        return whole
+        rows_of = dict(zip(self._exchange, splits, strict=True))
+        return [rows_of.get(member, 0) for member in self._peers]
 
     def send(self, tensor: Tensor, to: int, tag: int = 0) -> None:
         """Hand a contiguous tensor to one peer."""
-        self._run("send", lambda: self._entered.whole.send([tensor], to, tag))
+        if self._cuda:
+            self._run("send", lambda: self._entered.whole.send([tensor], to, tag))
+        else:
+            self._run("send", lambda: self._mail.send(tensor, to, tag), on_host=True)
 
     def receive(self, tensor: Tensor, source: int, tag: int = 0) -> None:
         """Fill a contiguous tensor from one peer."""
-        self._run("receive", lambda: self._entered.whole.recv([tensor], source, tag))
+        if self._cuda:
+            self._run("receive", lambda: self._entered.whole.recv([tensor], source, tag))
+        else:
+            self._run("receive", lambda: self._mail.expect(tensor, source, tag), on_host=True)
+
+    def post(self, tensor: Tensor, to: int, tag: int) -> None:
+        """See `pipeline.Messenger`. From a GPU through host memory: what NCCL sends and receives waits in one line, in
+        which a stage that waits for a gradient would hold up what others wait for."""
+        self.settle()
+        try:
+            self._mail.send(tensor.detach().cpu().contiguous(), to, tag)
+        except RuntimeError as error:
+            raise self._failed("send", error) from error
+
+    def expect(self, room: Tensor, source: int, tag: int) -> Letter:
+        """See `pipeline.Messenger`."""
+        try:
+            return self._mail.expect(room.cpu(), source, tag)
+        except RuntimeError as error:
+            raise self._failed("receive", error) from error
+
+    def take(self, letter: Letter) -> Tensor:
+        """See `pipeline.Messenger`."""
+        self._run("receive", partial(_as_it_is, letter), on_host=True)
+        return self.to_device(letter.tensor)
+
+    def flush(self) -> None:
+        """See `pipeline.Messenger`."""
+        for letter in self._mail.take_unsent():
+            if not letter.is_completed():
+                self._run("send", partial(_as_it_is, letter), on_host=True)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         """A host tensor on the group's device; through pinned memory, since a plain copy waits for all work there."""
@@ -221,15 +236,21 @@ class Group:
         self._backends = None
         if holder[0].lifeline is not None:
             holder[0].lifeline.close()
+        self._mail.close()
         _abandoned.keep(holder, self._cuda)
 
     @property
-    def _entered(self) -> _Backends:
+    def _entered(self) -> Backends:
         assert self._backends is not None, "this group was left"
         return self._backends
 
     def _run(
-        self, name: str, start: Callable[[], Any], after_start: Callable[[], None] | None = None
+        self,
+        name: str,
+        start: Callable[[], Any],
+        after_start: Callable[[], None] | None = None,
+        *,
+        on_host: bool = False,
     ) -> None:
         if self.on_operation is not None:
             self.on_operation(name)
@@ -239,7 +260,7 @@ class Group:
         pulse.waiting = True
         began = time.monotonic()
         try:
-            before = self._mark() if self._cuda else None
+            before = self._mark() if self._cuda and not on_host else None
             work = start()
             if after_start is not None:
                 after_start()
@@ -250,12 +271,13 @@ class Group:
             else:
                 self._wait_on_host(name, work)
         except RuntimeError as error:
-            raise CommunicationError(
-                f"{name} in generation {self.generation}: {_first_line(error)}"
-            ) from error
+            raise self._failed(name, error) from error
         finally:
             pulse.waiting = False
             pulse.waited_seconds += time.monotonic() - began
+
+    def _failed(self, name: str, error: RuntimeError) -> CommunicationError:
+        return CommunicationError(f"{name} in generation {self.generation}: {_first_line(error)}")
 
     def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -294,6 +316,34 @@ class TokenExchange:
         self._group.settle()
 
 
+class StageMembers:
+    """The members of a group that share a stage, as ranks 0, 1, ... of their own: its data indices."""
+
+    def __init__(self, group: Group, seat: Seat) -> None:
+        self._group = group
+        self.rank = seat.peers.index(seat.rank)
+        self.world = len(seat.peers)
+
+    def all_reduce(self, tensor: Tensor) -> None:
+        """Sum in place over the stage."""
+        self._group.all_reduce(tensor, in_stage=True)
+
+    def all_to_all(
+        self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
+    ) -> None:
+        """See `dispatch.Exchange`."""
+        self._group.all_to_all(output, input, output_splits, input_splits)
+
+    def settle(self) -> None:
+        """See `dispatch.Exchange`."""
+        self._group.settle()
+
+
+def _as_it_is(letter: Letter) -> Letter:
+    """What has begun already needs no start."""
+    return letter
+
+
 def _first_line(error: BaseException) -> str:
     """What the backend says, without where in its sources it says so and its general advice."""
     text = str(error).strip().split("\n", 1)[0]
@@ -306,12 +356,13 @@ class _Abandoned:
     def __init__(self) -> None:
         self._kept: list[threading.Thread] = []
 
-    def keep(self, holder: list[_Backends], cuda: bool) -> None:
+    def keep(self, holder: list[Backends], cuda: bool) -> None:
         """Drop what `holder` holds. Nobody else may refer to it: the last one to let go waits for its threads."""
 
         def drop() -> None:
             if cuda:
-                holder[0].whole.abort()
+                for backend in (holder[0].whole, holder[0].stage):
+                    backend.abort()
             holder.clear()
 
         thread = threading.Thread(target=drop, name="drop-group", daemon=True)
@@ -337,20 +388,20 @@ def build_group(
     when the store or a member cannot be reached within `regroup_seconds`. The blocking calls of the backend run in
     a thread that is left behind if need be.
     """
-    result: list[_Backends] = []
+    result: list[Backends] = []
     failure: list[BaseException] = []
     done = threading.Event()
 
-    def connect() -> None:
+    def meet() -> None:
         try:
-            result.append(_connect(seat, device, regroup_seconds, collective_seconds))
+            result.append(connect(seat, device, regroup_seconds, collective_seconds))
         except Exception as error:  # noqa: BLE001 - whatever it is, the waiter raises it
             failure.append(error)
         finally:
             done.set()
 
     watch.check(seat.generation)
-    threading.Thread(target=connect, name=f"connect-{seat.generation}", daemon=True).start()
+    threading.Thread(target=meet, name=f"connect-{seat.generation}", daemon=True).start()
     deadline = time.monotonic() + regroup_seconds + 1.0
     pulse.operation += 1
     pulse.waiting = True
@@ -364,53 +415,3 @@ def build_group(
     if failure:
         raise CommunicationError(f"generation {seat.generation}: {_first_line(failure[0])}") from failure[0]
     return Group(result[0], seat, watch, pulse, device)
-
-
-def _connect(
-    seat: Seat, device: torch.device, regroup_seconds: float, collective_seconds: float
-) -> _Backends:
-    patience = timedelta(seconds=regroup_seconds)
-    host, _, port = seat.store_address.rpartition(":")
-    # A client of its own for each attempt, also on rank 0: a blocked call of an abandoned attempt holds its client.
-    store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=patience)
-    prefixed = dist.PrefixStore(seat.meeting or f"generation-{seat.generation}", store)
-    prefixed.set_timeout(patience)
-    if device.type == "cuda":
-        # One communicator: NCCL sends nothing to, and awaits nothing from, ranks that get no rows.
-        whole = _connect_nccl(prefixed, seat, device, collective_seconds)
-        return _Backends(whole=whole, exchange=whole, lifeline=_lifeline(prefixed, seat, patience))
-    gloo: Any = dist.ProcessGroupGloo  # its options have no public name
-    options = gloo._Options()
-    options._timeout = timedelta(seconds=collective_seconds)
-    options._devices = [gloo.create_device(hostname=seat.bind_host, lazy_init=False)]
-    whole = gloo(prefixed, seat.rank, seat.world, options)
-    if len(seat.exchange) == seat.world:
-        return _Backends(whole=whole, exchange=whole)
-    # gloo would exchange empty messages with everybody, and so wait for everybody.
-    among = dist.PrefixStore(f"exchange-{seat.exchange[0]}", prefixed)
-    exchange = gloo(among, seat.exchange.index(seat.rank), len(seat.exchange), options)
-    return _Backends(whole=whole, exchange=exchange)
-
-
-def _lifeline(store: dist.Store, seat: Seat, patience: timedelta) -> Lifeline | None:
-    if seat.world == 1:
-        return None
-    return Lifeline(store, rank=seat.rank, world=seat.world, bind_host=seat.bind_host, patience=patience)
-
-
-_LEFT_TO_US = {
-    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
-    "TORCH_NCCL_ENABLE_MONITORING": "0",
-    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
-}
-"""By default torch's watchdog ends the process when a collective fails or takes too long. Survivors are to live."""
-
-
-def _connect_nccl(store: dist.Store, seat: Seat, device: torch.device, collective_seconds: float) -> Any:
-    for name, value in _LEFT_TO_US.items():
-        os.environ.setdefault(name, value)  # read when the backend is made
-    options = dist.ProcessGroupNCCL.Options()
-    options._timeout = timedelta(seconds=collective_seconds)
-    backend = dist.ProcessGroupNCCL(store, seat.rank, seat.world, options)
-    backend.eager_connect_single_device(device)
-    return backend

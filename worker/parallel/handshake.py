@@ -31,7 +31,7 @@ class PartLost(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """One member's statement. `versions` is by part: dense first, then expert 0, 1, ..."""
+    """One member's statement. `versions` is by part: dense first (of each stage), then expert 0, 1, ..."""
 
     committed: int
     ready: int
@@ -48,7 +48,7 @@ class Transfer:
     """One part goes from one member to another."""
 
     part: int
-    """0 is dense, e + 1 is expert e."""
+    """By its number: dense parts first, then experts."""
     source: int
     to: int
 
@@ -84,8 +84,11 @@ def _standing(values: list[float], parts: int) -> Standing:
     )
 
 
-def resume_from(standings: Sequence[Standing], placement: Sequence[Sequence[int]]) -> Resumption:
-    """The rule. `standings` by rank; `placement` of the new generation, expert -> ranks.
+def resume_from(
+    standings: Sequence[Standing], placement: Sequence[Sequence[int]], stage_of_rank: Sequence[int] = ()
+) -> Resumption:
+    """The rule. `standings` by rank; `placement` of the new generation, expert -> ranks; the stage of each rank, where
+    there is more than one.
 
     Raises PartLost when no member holds some part at the step that the generation goes on from.
     """
@@ -99,7 +102,7 @@ def resume_from(standings: Sequence[Standing], placement: Sequence[Sequence[int]
     return Resumption(
         committed=committed,
         tally=tally if behind else None,
-        transfers=_transfers(reached, placement, committed),
+        transfers=_transfers(reached, placement, stage_of_rank or (0,) * len(standings), committed),
     )
 
 
@@ -116,15 +119,26 @@ def _reached(standing: Standing, committed: int) -> tuple[int, ...]:
 
 
 def _transfers(
-    reached: Sequence[tuple[int, ...]], placement: Sequence[Sequence[int]], committed: int
+    reached: Sequence[tuple[int, ...]],
+    placement: Sequence[Sequence[int]],
+    stage_of_rank: Sequence[int],
+    committed: int,
 ) -> tuple[Transfer, ...]:
     transfers: list[Transfer] = []
-    holders_by_part = [tuple(range(len(reached))), *map(tuple, placement)]
+    stages = len(reached[0]) - len(placement)
+    dense = [tuple(r for r, its in enumerate(stage_of_rank) if its == stage) for stage in range(stages)]
+    holders_by_part = [*dense, *map(tuple, placement)]
     for part, must_hold in enumerate(holders_by_part):
         have = [rank for rank, versions in enumerate(reached) if versions[part] == committed]
         lack = [rank for rank in must_hold if reached[rank][part] != committed]
         if lack and not have:
-            name = "dense" if part == 0 else f"expert {part - 1}"
+            name = _described(part, stages)
             raise PartLost(f"no member of the generation holds {name} at step {committed}")
         transfers.extend(Transfer(part=part, source=have[0], to=rank) for rank in lack)
     return tuple(transfers)
+
+
+def _described(part: int, stages: int) -> str:
+    if part >= stages:
+        return f"expert {part - stages}"
+    return "dense" if stages == 1 else f"dense of stage {part}"

@@ -1,4 +1,4 @@
-"""Gradient reduction over the living: dense weights over all members, experts over their replicas.
+"""Gradient reduction over the living: dense weights over all members of a stage, experts over their replicas.
 
 Dense gradients are summed by one all-reduce, which yields the same bits everywhere. An expert's replicas exchange
 their partial gradients in one all-to-all and each sums them in the order of the placement, so that replicas stay
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worker.parallel.dispatch import Exchange
-from worker.parallel.groups import Group
+from worker.parallel.groups import StageMembers
 
 Placement = Sequence[Sequence[int]]
 """Expert -> ranks that hold a replica, primary first."""
@@ -59,10 +59,10 @@ def plan_replicas(placement: Placement, rank: int, world: int) -> ReplicaPlan:
     return ReplicaPlan(send_slots=tuple(send), splits=tuple(splits), sums=sums)
 
 
-def reduce_dense(group: Group, gradient_P: Tensor) -> None:
-    """Sum the dense gradient over all members, in place, bitwise equal everywhere."""
-    if group.world > 1:
-        group.all_reduce(gradient_P)
+def reduce_dense(members: StageMembers, gradient_P: Tensor) -> None:
+    """Sum the dense gradient over all members of the stage, in place, bitwise equal on each."""
+    if members.world > 1:
+        members.all_reduce(gradient_P)
 
 
 class ReplicaReduction:

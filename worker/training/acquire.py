@@ -15,7 +15,7 @@ from worker.checkpointing.errors import PeerError
 from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity, ReplayEntry
 from worker.checkpointing.parts import PartTensors
 from worker.training.optimizer import AdamW
-from worker.training.state import TrainingState, part_name, part_number
+from worker.training.state import TrainingState
 
 _FINISH_SECONDS = 5.0
 _LIMITS = FetchLimits()
@@ -61,7 +61,8 @@ class Acquisitions:
             if donor.parts
         ]
         state = self._state
-        staging = {name: state.empty_part(part_number(name)) for share in shares for name in share.parts}
+        number = state.numbers.number
+        staging = {name: state.empty_part(number(name)) for share in shares for name in share.parts}
         abandoned = threading.Event()
         fetch = PeerFetch(
             identity=PeerIdentity(
@@ -89,7 +90,7 @@ class Acquisitions:
     def _replay(self, part: PartTensors, entry: ReplayEntry) -> None:
         if part.frozen:
             return  # every version of it is the same
-        state = self._state.optimized(part_number(entry.part), part)
+        state = self._state.optimized(self._state.numbers.number(entry.part), part)
         with self._replaying:
             self._optimizer.update(state, entry.gradient, step=entry.version, clip=entry.clip)
 
@@ -111,14 +112,15 @@ class Acquisitions:
         if fetch is None:
             return {}
         return {
-            part_number(name): version
+            self._state.numbers.number(name): version
             for name, version in fetch.progress().versions.items()
             if version is not None
         }
 
     def staged(self, version: int) -> dict[int, PartTensors]:
         """The staged parts that stand at exactly `version`."""
-        return {part: self._staging[part_name(part)] for part, at in self.versions().items() if at == version}
+        name = self._state.numbers.name
+        return {part: self._staging[name(part)] for part, at in self.versions().items() if at == version}
 
     def clear(self) -> None:
         """Give up what is being copied and forget what was staged."""

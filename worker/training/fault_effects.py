@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worker.checkpointing.names import MANIFEST_FILE, parse_sealed
 from worker.checkpointing.parts import PartTensors
-from worker.training.state import TrainingState, part_name, part_number
+from worker.training.state import TrainingState
 
 EXIT_CODE = 3
 """Of a trainer that ends itself."""
@@ -82,10 +82,10 @@ def _part(victim: Victim, target: Target) -> int:
     if not target.part:
         if not state.held:
             raise Impossible("this trainer holds no expert; name another part, for example part=dense")
-        return state.held[0] + 1
-    part = part_number(target.part)
+        return state.numbers.expert(state.held[0])
+    part = state.numbers.number(target.part)
     if not state.holds(part):
-        held = ", ".join(part_name(each) for each in range(state.parts) if state.holds(each))
+        held = ", ".join(state.numbers.name(each) for each in range(state.parts) if state.holds(each))
         raise Impossible(f"this trainer does not hold {target.part}; it holds {held}")
     return part
 

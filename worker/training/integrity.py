@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from worker.agent.messages import ReplicaFinding
+from worker.checkpointing.numbering import PartNumbers
 from worker.parallel.groups import Group
-from worker.training.state import DENSE, TrainingState, part_name
+from worker.training.state import TrainingState
 
 BLOCK_WORDS = 4096
 _WORD_BYTES = 8
@@ -74,14 +75,15 @@ def _words(rows_RN: Tensor) -> Tensor:
 def checksums(state: TrainingState) -> Tensor:
     """By part, int64; 0 for parts that are not held. Stays on the device, waits for nothing."""
     sums_Q = torch.zeros(state.parts, dtype=torch.int64, device=state.dense_P.device)
-    sums_Q[DENSE] = row_checksums(state.dense_P.unsqueeze(0))[0]
-    if not state.frozen(DENSE):
-        sums_Q[DENSE] += _of_moments(state.dense_m_P.unsqueeze(0), state.dense_v_P.unsqueeze(0))[0]
+    sums_Q[state.dense] = row_checksums(state.dense_P.unsqueeze(0))[0]
+    if not state.frozen(state.dense):
+        sums_Q[state.dense] += _of_moments(state.dense_m_P.unsqueeze(0), state.dense_v_P.unsqueeze(0))[0]
+    first = state.numbers.expert(0)
     if state.held:
-        held = torch.tensor(state.held, device=sums_Q.device) + 1
+        held = torch.tensor(state.held, device=sums_Q.device) + first
         sums_Q[held] = row_checksums(state.experts_EN)
     if state.trained:
-        trained = torch.tensor(state.trained, device=sums_Q.device) + 1
+        trained = torch.tensor(state.trained, device=sums_Q.device) + first
         sums_Q[trained] += _of_moments(state.experts_m_TN, state.experts_v_TN)
     return sums_Q
 
@@ -128,12 +130,12 @@ def _compare(group: Group, state: TrainingState, now_Q: Tensor, changed_Q: Tenso
     marks_Q = torch.where(changed_Q, int(Mark.CHANGED), marks_Q)
     told = group.all_gather(torch.stack([marks_Q, now_Q]))
     group.settle()
-    found = findings([tuple(map(tuple, each.tolist())) for each in told])
+    found = findings([tuple(map(tuple, each.tolist())) for each in told], state.numbers)
     if found:
         raise ReplicasDiffer(state.version, found)
 
 
-def findings(told: list[tuple[tuple[int, ...], ...]]) -> tuple[ReplicaFinding, ...]:
+def findings(told: list[tuple[tuple[int, ...], ...]], numbers: PartNumbers) -> tuple[ReplicaFinding, ...]:
     """What all holders say about each part that is not sound; `told` has marks and checksums by part, for each rank."""
     found: list[ReplicaFinding] = []
     for part in range(len(told[0][0])):
@@ -142,7 +144,7 @@ def findings(told: list[tuple[tuple[int, ...], ...]]) -> tuple[ReplicaFinding, .
         if len(values) > 1 or any(mark == Mark.CHANGED for _, mark, _ in holders):
             found += [
                 ReplicaFinding(
-                    part=part_name(part),
+                    part=numbers.name(part),
                     rank=rank,
                     checksum=f"{checksum & (1 << 64) - 1:016x}",
                     changed=mark == Mark.CHANGED,

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from worker.agent.messages import CheckPair, PairChecked
-from worker.parallel.groups import CommunicationError, GenerationEnded, Group, Seat, Watch, build_group
+from worker.parallel.backends import Seat
+from worker.parallel.groups import CommunicationError, GenerationEnded, Group, Watch, build_group
 from worker.parallel.pulse import Pulse
 
 PAIR = 2

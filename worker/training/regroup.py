@@ -48,6 +48,11 @@ class Entrance:
     catch_up_seconds: float
 
 
+def stage_of_rank(assignment: Assignment) -> tuple[int, ...]:
+    """By rank; all 0 without a pipeline."""
+    return tuple(member.stage for member in assignment.members)
+
+
 def held_experts(assignment: Assignment) -> tuple[int, ...]:
     """Experts that the placement gives to this member, ascending."""
     return tuple(e for e, ranks in enumerate(assignment.placement) if assignment.rank in ranks)
@@ -55,7 +60,7 @@ def held_experts(assignment: Assignment) -> tuple[int, ...]:
 
 def enter(entrance: Entrance) -> Entry:
     """Bring this member to where all members are. Raises PartLost, GenerationEnded, CommunicationError."""
-    state, placement = entrance.state, entrance.assignment.placement
+    state, assignment = entrance.state, entrance.assignment
     resumption = _shake_hands(entrance)
     completes = resumption.tally is not None and state.version == resumption.committed - 1
     if completes:
@@ -65,13 +70,14 @@ def enter(entrance: Entrance) -> Entry:
         state.renew_gradients()
     if resumption.transfers:
         entrance.acquisitions.catch_up(resumption.committed, entrance.catch_up_seconds)
-        resumption = resume_from(exchange_standings(entrance.group, _standing(entrance)), placement)
+        resumption = _shake_hands(entrance)
     received = _carry_out(entrance, resumption)
     copied = len(received)
     for part, staged in entrance.acquisitions.staged(resumption.committed).items():
         if part not in received and not _up_to_date(state, part, resumption.committed):
             received[part] = staged
-    state.adopt(held_experts(entrance.assignment), received, resumption.committed)
+    stage = stage_of_rank(assignment)[assignment.rank]
+    state.adopt(held_experts(assignment), received, resumption.committed, stage=stage)
     entrance.acquisitions.clear()
     return Entry(
         committed=resumption.committed,
@@ -87,7 +93,7 @@ def _up_to_date(state: TrainingState, part: int, version: int) -> bool:
 
 def _shake_hands(entrance: Entrance) -> Resumption:
     standings = exchange_standings(entrance.group, _standing(entrance))
-    return resume_from(standings, entrance.assignment.placement)
+    return resume_from(standings, entrance.assignment.placement, stage_of_rank(entrance.assignment))
 
 
 def _standing(entrance: Entrance) -> Standing:

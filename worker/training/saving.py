@@ -42,7 +42,7 @@ from worker.checkpointing.writer import (
     WriteLimits,
 )
 from worker.training.base_checkpoint import Base
-from worker.training.state import TrainingState, part_name, part_number
+from worker.training.state import TrainingState
 
 _CHORES_LIMIT = 64
 """Seal and delete orders that may wait; the controller repeats what is lost."""
@@ -90,13 +90,13 @@ class Saves:
         """Snapshot this rank's share at the current version and have it written (training thread)."""
         state = self._state
         checkpoint = CheckpointId(step=state.version, generation=assignment.number)
-        pieces = self._row(assignment.placement, len(assignment.members), assignment.rank)
+        pieces = self._row(assignment)
         names = {piece.part for piece in pieces}
         request = SaveRequest(checkpoint=checkpoint, rank=assignment.rank, pieces=pieces)
         if not pieces:
             self._report(self._written(order.request, checkpoint, assignment.rank, "", 0))
             return
-        states = {name: state.part(part_number(name)) for name in names}
+        states = {name: state.part(state.numbers.number(name)) for name in names}
         self._before_shard(
             checkpoint.step, self._root / checkpoint.partial / temporary(shard_file(assignment.rank))
         )
@@ -107,13 +107,16 @@ class Saves:
         elif isinstance(answer, ShardFailed):
             self._report(CheckpointFailed(request=order.request, reason=str(answer.error)))
 
-    def _row(self, placement: Sequence[Sequence[int]], world: int, rank: int) -> tuple[Piece, ...]:
+    def _row(self, assignment: Assignment) -> tuple[Piece, ...]:
+        state, numbers = self._state, self._state.numbers
         trained = {
-            expert: ranks for expert, ranks in enumerate(placement) if not self._state.frozen(expert + 1)
+            expert: ranks
+            for expert, ranks in enumerate(assignment.placement)
+            if not state.frozen(numbers.expert(expert))
         }
-        return plan_shards(
-            trained, world, {part_name(part): self._state.length(part) for part in self._saved()}
-        )[rank]
+        lengths = {numbers.name(part): state.length(part) for part in self._saved()}
+        stages = tuple(member.stage for member in assignment.members)
+        return plan_shards(trained, len(stages), lengths, stages)[assignment.rank]
 
     def _saved(self) -> list[int]:
         """The parts that a checkpoint holds: those that are trained."""
@@ -179,7 +182,7 @@ class Saves:
             layout=identity.layout,
             precision=identity.precision,
             parts={
-                part_name(part): PartEntry(version=checkpoint.step, length=state.length(part))
+                state.numbers.name(part): PartEntry(version=checkpoint.step, length=state.length(part))
                 for part in self._saved()
             },
             shards=shards,
@@ -202,8 +205,10 @@ class Saves:
         if checkpoint is not None:
             delete(self._storage, checkpoint)
 
-    def restore(self, name: str, experts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
-        """Fill the state with `experts` and the dense part of a sealed checkpoint, verified first.
+    def restore(
+        self, name: str, experts: Sequence[int], after_chunk: Callable[[int], None], *, stage: int = 0
+    ) -> None:
+        """Fill the state with `experts` and the dense part of a stage from a sealed checkpoint, verified first.
 
         What is frozen comes from the base. Raises CheckpointDamaged, CheckpointMismatch, or what `after_chunk` raises
         (to give up).
@@ -223,28 +228,30 @@ class Saves:
         ) as reader:
             reader.require(expected)
             self._require_base(name, reader.manifest)
-            parts = (0, *(expert + 1 for expert in sorted(experts)))
+            numbers = state.numbers
+            parts = (numbers.dense(stage), *map(numbers.expert, sorted(experts)))
             stored = [part for part in parts if not state.frozen(part)]
-            reader.verify([part_name(part) for part in stored])
-            state.load(experts, checkpoint.step)
-            reader.read({part_name(part): state.part(part) for part in stored})
+            reader.verify([numbers.name(part) for part in stored])
+            state.load(experts, checkpoint.step, stage=stage)
+            reader.read({numbers.name(part): state.part(part) for part in stored})
         self._read_base([part for part in parts if state.frozen(part)], after_chunk)
 
-    def begin(self, experts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
+    def begin(self, experts: Sequence[int], after_chunk: Callable[[int], None], *, stage: int = 0) -> None:
         """Version 0 of `experts` and the dense part: the weights of the base, or those that the seed gives.
 
         Raises as `restore` does.
         """
         if self._identity.base is None:
-            self._state.initialise(experts)
+            self._state.initialise(experts, stage=stage)
             return
-        self._state.load(experts, 0)
-        self._read_base([0, *(expert + 1 for expert in sorted(experts))], after_chunk)
+        numbers = self._state.numbers
+        self._state.load(experts, 0, stage=stage)
+        self._read_base([numbers.dense(stage), *map(numbers.expert, sorted(experts))], after_chunk)
 
     def _read_base(self, parts: Sequence[int], after_chunk: Callable[[int], None]) -> None:
         if parts:
             assert self._identity.base is not None, "what is frozen comes from somewhere"
-            weights = {part_name(part): self._state.part(part).weights for part in parts}
+            weights = {self._state.numbers.name(part): self._state.part(part).weights for part in parts}
             self._identity.base.read(weights, after_chunk)
 
     def _require_base(self, name: str, manifest: Manifest) -> None:
@@ -254,7 +261,7 @@ class Saves:
         found = manifest.base.sha256 if manifest.base else None
         if wanted != found:
             raise CheckpointMismatch(checkpoint=name, field="base", wanted=wanted, found=found)
-        parts = [part_name(part) for part in self._saved()]
+        parts = [self._state.numbers.name(part) for part in self._saved()]
         if set(parts) != set(manifest.parts):
             found_parts = sorted(manifest.parts)
             raise CheckpointMismatch(checkpoint=name, field="parts", wanted=parts, found=found_parts)

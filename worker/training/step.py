@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from worker.agent.messages import StepCommitted
-from worker.model.objective import microbatch_loss
-from worker.model.router import ForwardContext
+from worker.model.objective import Scale
 from worker.model.transformer import Transformer
+from worker.parallel import pipeline
 from worker.parallel.groups import Group
+from worker.parallel.pipeline import Line
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, reduce_dense
 from worker.training.data import BatchConfig, Windows
 from worker.training.integrity import ReplicaCheck
 from worker.training.optimizer import AdamW, clip_coefficient
-from worker.training.state import DENSE, TrainingState
+from worker.training.passes import StepPasses, Sums, Work
+from worker.training.state import TrainingState
 from worker.training.tally import NOBODY, Pending, Tally, TallyLayout, Vote
 
 
@@ -59,10 +61,8 @@ class Session:
 
     group: Group
     placement: tuple[tuple[int, ...], ...]
-    microbatches: tuple[int, ...]
-    """Indices dealt to this member, in order."""
-    rounds: int
-    """Rounds of every member: members with fewer microbatches serve their experts with an empty batch."""
+    line: Line
+    """This member's place in the pipeline, if it is only one of one stage: its microbatches, in the order of turns."""
     replicas: ReplicaReduction
     model: Transformer
     state: TrainingState
@@ -74,17 +74,6 @@ class Session:
     check: ReplicaCheck
     last_clip: float = 1.0
     """Clip factor of the newest commit."""
-
-
-@dataclass(slots=True)
-class Sums:
-    """What a member adds up over its microbatches."""
-
-    loss: Tensor
-    expert_load: Tensor
-    samples: list[int]
-    finite: bool = True
-    """Of loss and gradients as this member computed them."""
 
 
 def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[StepCommitted, Tally]:
@@ -110,42 +99,35 @@ def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[
 
 def compute(session: Session, step: int) -> Sums:
     """Forward and backward over the dealt microbatches; gradients accumulate in the state's buffers."""
-    shape, group, pulse = session.shape, session.group, session.pulse
-    sums = Sums(
-        loss=torch.zeros((), dtype=torch.float64, device=group.device),
-        expert_load=torch.zeros(session.layout.experts, dtype=torch.int64, device=group.device),
-        samples=[],
+    shape, group, pulse, state = session.shape, session.group, session.pulse, session.state
+    work = Work(
+        step=step,
+        stages=state.stages,
+        stage=session.line.stage,
+        model=session.model,
+        windows=session.windows,
+        batch=shape.batch,
+        scale=Scale(step_tokens=shape.tokens, step_microbatches=shape.batch.microbatches),
+        sequence_length=shape.sequence_length,
+        pulse=pulse,
+        device=group.device,
+        to_device=group.to_device,
     )
+    passes = StepPasses(work, session.layout.experts)
     group.on_operation = lambda _name: pulse.on_enter(step, "dispatch")
-    first = shape.batch.step_ids(step).start
-    for turn in range(session.rounds):
-        index = session.microbatches[turn] if turn < len(session.microbatches) else None
-        pulse.enter("forward")
-        ids = shape.batch.microbatch_ids(step, index) if index is not None else range(0)
-        window_BC = group.to_device(session.windows.batch(ids))
-        out = microbatch_loss(
-            session.model,
-            window_BC,
-            ForwardContext(step=step, microbatch=index or 0),
-            step_tokens=shape.tokens,
-            step_microbatches=shape.batch.microbatches,
-        )
-        sums.loss += out.cross_entropy_sum
-        sums.expert_load += out.count_LE.sum(0)
-        sums.samples.extend(sample - first for sample in ids)
-        pulse.enter("backward")
-        out.objective.backward()
+    pipeline.run(session.line, passes, group)
     group.on_operation = None
-    return sums
+    return passes.sums
 
 
 def reduce(session: Session, sums: Sums) -> None:
     """Sum gradients over the members that share a part; what is not finite is seen before it is everybody's."""
     session.pulse.enter("reduce")
     sums.finite = _finite(session.group, session.state, sums.loss)
-    session.replicas.reduce(session.group, session.state.experts_gradient_TN)
-    if not session.state.frozen(DENSE):
-        reduce_dense(session.group, session.state.dense_gradient_P)
+    state, members = session.state, session.group.stage
+    session.replicas.reduce(members, state.experts_gradient_TN)
+    if not state.frozen(state.dense):
+        reduce_dense(members, state.dense_gradient_P)
 
 
 def _finite(group: Group, state: TrainingState, loss: Tensor) -> bool:
@@ -177,12 +159,14 @@ def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -
 def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     state, rank = session.state, session.group.rank
     # Everybody has looked at what it computed; norms, of what was summed, are the work of one rank each.
+    leads = session.group.stage.rank == 0
     mine = [e for e in state.trained if session.placement[e][0] == rank]
-    rows = [state.gradient(e + 1) for e in mine] + ([state.dense_gradient_P] if rank == 0 else [])
+    rows = [state.gradient(state.numbers.expert(e)) for e in mine]
+    rows += [state.dense_gradient_P] if leads else []
     norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows]
     session.group.settle()
     squares = torch.stack(norms).square().tolist() if norms else []
-    dense_norm = squares.pop() if rank == 0 else 0.0
+    dense_norm = squares.pop() if leads else 0.0
     primary = [0.0] * session.layout.experts
     for expert, square in zip(mine, squares, strict=True):
         primary[expert] = square
@@ -190,7 +174,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     finite = all(map(math.isfinite, (loss, dense_norm, *squares)))
     return Vote(
         expert_norms_squared=primary if finite else [0.0] * len(primary),
-        dense_norm_squared=dense_norm if rank == 0 and finite else 0.0,
+        dense_norm_squared=dense_norm if leads and finite else 0.0,
         expert_load=sums.expert_load.tolist(),
         samples=sums.samples,
         loss=loss if finite else 0.0,

@@ -84,7 +84,8 @@ class TallyLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
-    """What one member puts in. Norms of an expert come from its primary, the dense norm from rank 0."""
+    """What one member puts in. Norms of an expert come from its primary, a dense norm from its stage's first rank; all
+    stages' squares add up to the global norm's."""
 
     expert_norms_squared: Sequence[float]
     dense_norm_squared: float

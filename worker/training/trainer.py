@@ -24,13 +24,18 @@ from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.peer import PeerServer, ServerLimits
 from worker.model.config import ModelConfig
 from worker.model.fields import FieldError
+from worker.model.stages import Stages
 from worker.model.transformer import Transformer
+from worker.parallel.backends import Seat
 from worker.parallel.dispatch import AllToAllDispatcher, LocalDispatcher
-from worker.parallel.groups import Group, Seat, Watch, build_group, serve_store
+from worker.parallel.groups import Group, Watch, build_group, serve_store
 from worker.parallel.handshake import ABSENT
+from worker.parallel.mesh import Mesh, mesh_of
+from worker.parallel.pipeline import line_of
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, plan_replicas
 from worker.parallel.routing import Route, plan_route
+from worker.parallel.schedule import Kind, plan
 from worker.training.acquire import Acquisitions
 from worker.training.base_checkpoint import Base
 from worker.training.data import BatchConfig, DataError, Windows, open_text
@@ -41,9 +46,9 @@ from worker.training.loop import Loop
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.orders import Handlers, Orders
 from worker.training.pair_check import Place, check_pair
-from worker.training.regroup import Entrance, Entry, enter, held_experts
+from worker.training.regroup import Entrance, Entry, enter, held_experts, stage_of_rank
 from worker.training.saving import Identity, Saves
-from worker.training.state import TrainingState, part_name, part_number
+from worker.training.state import TrainingState
 from worker.training.step import Session, StepShape, clip_factor, record_of
 from worker.training.tally import TallyLayout
 from worker.training.warm import warm_up
@@ -68,6 +73,8 @@ class JobView:
     steps: int
     shape: StepShape
     layout: TallyLayout
+    stages: Stages
+    schedule: Kind
     trainable: tuple[int, ...]
     """The only experts that are trained; none stands for the whole model."""
 
@@ -78,6 +85,8 @@ class JobView:
         optimizer = OptimizerConfig.from_mapping(config["optimizer"])
         batch = BatchConfig.from_mapping(config["batch"])
         shape = StepShape(batch=batch, sequence_length=model.sequence_length, clip_norm=optimizer.clip_norm)
+        pipeline = config["pipeline"]
+        stages = Stages(layers=model.layers, count=int(pipeline["stages"]), chunks=int(pipeline["chunks"]))
         return cls(
             config=config,
             model=model,
@@ -85,7 +94,9 @@ class JobView:
             seed=int(config["seed"]),
             steps=int(config["steps"]),
             shape=shape,
-            layout=TallyLayout(experts=model.experts, samples=batch.samples_per_step),
+            layout=TallyLayout(experts=stages.count * model.experts, samples=batch.samples_per_step),
+            stages=stages,
+            schedule=Kind(pipeline["schedule"]),
             trainable=tuple(config["trainable"]["experts"]),
         )
 
@@ -201,10 +212,10 @@ class Body:
         self._windows = Windows(
             text, path=path, sequence_length=self.job.shape.sequence_length, seed=self.job.seed
         )
-        self._model = Transformer(
-            self.job.model, seed=self.job.seed, dispatcher=LocalDispatcher(0), device=self._device
+        self._model = self._model_of(0)
+        self._state = TrainingState(
+            self.job.model, self.job.seed, self._device, self.job.trainable, self.job.stages
         )
-        self._state = TrainingState(self.job.model, self.job.seed, self._device, self.job.trainable)
         self._optimizer = AdamW(self.job.optimizer, total_steps=self.job.steps)
         self._store, self._store_address = serve_store(bind_host)
         self._donations = Donations(limits=DonationLimits(), pinned=self._device.type == "cuda")
@@ -256,11 +267,21 @@ class Body:
         """Load lazily what a first step loads, so that a spare loses no time when it walks on."""
         warm_up(self.job.model, self._optimizer, self._device)
 
+    def _model_of(self, stage: int) -> Transformer:
+        """Shapes only, of one stage's layers: the state gives them numbers."""
+        job, share = self.job, self.job.stages.share(stage)
+        return Transformer(
+            job.model, seed=job.seed, dispatcher=LocalDispatcher(0), device=self._device, share=share
+        )
+
     def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
         """See `loop.Seating`."""
         self._prepare(assignment)
-        nodes = [member.trainer.rpartition("/")[0] for member in assignment.members]
-        route = plan_route(assignment.placement, nodes, assignment.rank)
+        mesh = mesh_of(
+            stage_of_rank(assignment), assignment.placement, self.job.stages.count, assignment.rank
+        )
+        nodes = [assignment.members[rank].trainer.rpartition("/")[0] for rank in mesh.members]
+        route = plan_route(mesh.placement, nodes, mesh.index)
         timeouts = self.job.config["timeouts"]
         seat = Seat(
             generation=assignment.number,
@@ -268,7 +289,8 @@ class Body:
             world=len(assignment.members),
             store_address=assignment.members[0].store_address,
             bind_host=self._bind_host,
-            exchange=route.group,
+            exchange=tuple(mesh.members[index] for index in route.group),
+            stage=mesh.members,
         )
         self._group = group = build_group(
             seat,
@@ -290,7 +312,7 @@ class Body:
                 catch_up_seconds=_CATCH_UP_SECONDS,
             )
         )
-        return self._open(assignment, group, route), entry
+        return self._open(assignment, group, mesh, route), entry
 
     def _prepare(self, assignment: Assignment) -> None:
         """Read or make the state that a first or restored generation goes on from."""
@@ -299,34 +321,37 @@ class Body:
         self._donations.end_all("the state is set back to a checkpoint")
         self.acquisitions.clear()
         self._begun = ABSENT
-        experts = held_experts(assignment)
+        experts, stage = held_experts(assignment), stage_of_rank(assignment)[assignment.rank]
         self._pulse.enter("restoring")
 
         def still_wanted(_count: int) -> None:
             self._watch.check(assignment.number)
 
         if assignment.restore_name:
-            self.saves.restore(assignment.restore_name, experts, still_wanted)
+            self.saves.restore(assignment.restore_name, experts, still_wanted, stage=stage)
         else:
-            self.saves.begin(experts, still_wanted)
+            self.saves.begin(experts, still_wanted, stage=stage)
 
-    def _open(self, assignment: Assignment, group: Group, route: Route) -> Session:
+    def _open(self, assignment: Assignment, group: Group, mesh: Mesh, route: Route) -> Session:
         dispatcher = AllToAllDispatcher(group.tokens, route, self._device)
-        self._state.attach(self._model, dispatcher)
-        held = [part_name(part) for part in range(self._state.parts) if self._state.holds(part)]
+        state, numbers = self._state, self._state.numbers
+        if self._model.share != self.job.stages.share(mesh.stage):
+            self._model = self._model_of(mesh.stage)
+        state.attach(self._model, dispatcher)
+        held = [numbers.name(part) for part in range(state.parts) if state.holds(part)]
         trained = [
-            () if self._state.frozen(expert + 1) else ranks
-            for expert, ranks in enumerate(assignment.placement)
+            () if state.frozen(numbers.expert(expert)) else ranks
+            for expert, ranks in zip(numbers.experts_of(mesh.stage), mesh.placement, strict=True)
         ]
         self._peers.enter_generation(assignment.number, held)
+        deals = [[assignment.deal[rank] for rank in seats] for seats in mesh.ranks]
+        schedule = plan(deals, kind=self.job.schedule, chunks=self.job.stages.chunks)
         return Session(
             group=group,
             placement=assignment.placement,
-            microbatches=assignment.deal[assignment.rank],
-            rounds=max(len(share) for share in assignment.deal),
+            line=line_of(schedule, deals, mesh.ranks, assignment.rank),
             replicas=ReplicaReduction(
-                plan_replicas(trained, assignment.rank, group.world),
-                self._state.experts_gradient_TN,
+                plan_replicas(trained, mesh.index, len(mesh.members)), state.experts_gradient_TN
             ),
             model=self._model,
             state=self._state,
@@ -355,15 +380,16 @@ class Body:
     def after_commit(self, step: int, clip: float) -> None:
         """See `loop.Seating`."""
         state = self._state
+        number, holds = state.numbers.number, state.holds
         self._begun = ABSENT
         self._donations.after_commit(
             step,
-            lambda name: state.gradient(part_number(name)) if state.holds(part_number(name)) else None,
+            lambda name: state.gradient(number(name)) if holds(number(name)) else None,
             clip=clip,
             learning_rate=self._optimizer.learning_rate(step),
         )
         self._donations.at_boundary(
-            step, lambda name: state.part(part_number(name)) if state.holds(part_number(name)) else None
+            step, lambda name: state.part(number(name)) if holds(number(name)) else None
         )
 
     def check_pair(self, order: CheckPair) -> PairChecked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from orchestrator.core import actions, events, placement, repair, roster
+from orchestrator.core import actions, events, parts, placement, roster
 from orchestrator.core.ids import NodeId, Step, TrainerId
 from orchestrator.core.state import CheckpointState, GenerationKind
 from tests.unit.orchestrator.core.told import (
@@ -230,4 +230,4 @@ def test_donors_of_a_drain_include_the_node_that_leaves(make_training: MakeWorld
 
 def test_expert_parts_are_named_for_the_wire() -> None:
     """The name is a contract with the workers."""
-    assert repair.expert_part(7) == "expert-00007"
+    assert parts.expert_part(7) == "expert-00007"

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.worker.training.test_faults import TINY
+from worker.checkpointing.numbering import PartNumbers
 from worker.training.fault_effects import flip_bit
 from worker.training.integrity import BLOCK_WORDS, Mark, checksums, findings, row_checksums
 from worker.training.state import TrainingState
@@ -88,6 +89,7 @@ def test_all_holders_of_an_unsound_part_are_told(
 ) -> None:
     """Marks and checksums by part, for each rank; `!` for what has changed by itself."""
     shown = [
-        (each.part, each.rank, each.checksum.lstrip("0") + "!" * each.changed) for each in findings(told)
+        (each.part, each.rank, each.checksum.lstrip("0") + "!" * each.changed)
+        for each in findings(told, PartNumbers(stages=1, experts=len(told[0][0]) - 1))
     ]
     assert shown == found

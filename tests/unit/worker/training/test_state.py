@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from worker.checkpointing.numbering import PartNumbers
 from worker.checkpointing.parts import PartTensors
 from worker.model.config import ModelConfig
 from worker.training.learning_rate import Decay
 from worker.training.optimizer import AdamW, OptimizerConfig
-from worker.training.state import DENSE, TrainingState, copy_part, part_name, part_number
+from worker.training.state import TrainingState, copy_part
+
+DENSE = 0
 
 CONFIG = ModelConfig.from_mapping(
     {
@@ -124,9 +127,10 @@ def test_a_commit_out_of_order_is_refused() -> None:
 
 
 def test_part_names_and_numbers_are_inverse() -> None:
-    assert [part_number(part_name(part)) for part in range(5)] == [0, 1, 2, 3, 4]
-    assert part_name(DENSE) == "dense"
-    assert part_name(8) == "expert-00007"
+    numbers = PartNumbers(stages=1, experts=9)
+    assert [numbers.number(numbers.name(part)) for part in range(10)] == list(range(10))
+    assert numbers.name(DENSE) == "dense"
+    assert numbers.name(8) == "expert-00007"
 
 
 def test_renewed_gradients_share_nothing_with_those_that_were_handed_out() -> None:

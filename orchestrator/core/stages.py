@@ -1,0 +1,151 @@
+"""Stages of a pipeline: who sits in which, and placement and deal stage by stage. Pure functions over members.
+
+A seat is (stage, data index): the data index is a member's place among the members of its stage, by rank. Every stage
+has its own experts, one of each number in a layer, so that experts [s * E, (s + 1) * E) of a placement belong to stage
+s, and only ranks of that stage hold them. Each stage is dealt all microbatches. With one stage all of this is what
+`placement.py` and `deal.py` say of all members. Next: `restore.py` and `repair.py`, which decide with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from orchestrator.core import placement
+from orchestrator.core.deal import deal
+from orchestrator.core.ids import NodeId, Rank, node_of
+from orchestrator.core.placement import Placement
+from orchestrator.core.spec import ClusterSpec, ReplicaLayout
+from orchestrator.core.state import Member
+
+
+def seated(members: Sequence[Member], stages: int) -> tuple[Member, ...]:
+    """The members with stages, in turn: a node with several trainers has them in several stages, and its loss costs
+    each stage as little as possible."""
+    return tuple(replace(member, stage=rank % stages) for rank, member in enumerate(members))
+
+
+def widths(members: Sequence[Member], stages: int) -> list[int]:
+    """How many members each stage has."""
+    count = Counter(member.stage for member in members)
+    return [count[stage] for stage in range(stages)]
+
+
+def joined(kept: Sequence[Member], newcomers: Sequence[Member], stages: int) -> tuple[Member, ...]:
+    """Those who stay, then the newcomers, each in the stage that has the fewest members by then.
+
+    Of two such stages the one that has less on the newcomer's node, then the first.
+    """
+    members = list(kept)
+    for newcomer in newcomers:
+        have = widths(members, stages)
+        here = Counter(each.stage for each in members if node_of(each.trainer) == node_of(newcomer.trainer))
+        stage = min(range(stages), key=lambda stage: (have[stage], here[stage], stage))
+        members.append(replace(newcomer, stage=stage))
+    return tuple(members)
+
+
+def evened(members: Sequence[Member], stages: int) -> tuple[Member, ...]:
+    """The same members with as few in other stages as make the stages even.
+
+    Who changes is the last of the widest stage whose node the thinnest one has not, if there is such a member.
+    """
+    even = list(members)
+    while True:
+        have = widths(even, stages)
+        thin, wide = have.index(min(have)), have.index(max(have))
+        if have[wide] - have[thin] < 2:
+            return tuple(even)
+        there = {node_of(each.trainer) for each in even if each.stage == thin}
+        able = [index for index, each in enumerate(even) if each.stage == wide]
+        fresh = [index for index in able if node_of(even[index].trainer) not in there]
+        moved = (fresh or able)[-1]
+        even[moved] = replace(even[moved], stage=thin)
+
+
+def dealt(microbatches: int, members: Sequence[Member], stages: int) -> tuple[tuple[int, ...], ...]:
+    """Rank -> indices of its microbatches: all of them over the members of each stage."""
+    shares = [iter(deal(microbatches, width)) for width in widths(members, stages)]
+    return tuple(next(shares[member.stage]) for member in members)
+
+
+def fresh(
+    members: Sequence[Member], stages: int, experts: int, cluster: ClusterSpec, loads: Sequence[int] = ()
+) -> Placement:
+    """A placement from nothing, of `experts` in each stage: see `placement.fresh`."""
+    result: list[tuple[Rank, ...]] = []
+    for stage, ranks, nodes in _stages(members, stages):
+        own = tuple(loads[stage * experts : (stage + 1) * experts])
+        layout = ReplicaLayout.GROUPS if own else cluster.replica_layout
+        local = placement.fresh(nodes, experts, cluster.replicas, loads=own, layout=layout)
+        result += _global(local, ranks)
+    return tuple(result)
+
+
+def missing(where: Placement, members: Sequence[Member], stages: int, replicas: int) -> tuple[int, ...]:
+    """Experts with fewer replicas than `replicas`, or than their stage has nodes: see `placement.missing`."""
+    experts = len(where) // stages
+    found: list[int] = []
+    for stage, ranks, nodes in _stages(members, stages):
+        local = _local(where, stage, experts, ranks)
+        found += [stage * experts + expert for expert in placement.missing(local, nodes, replicas)]
+    return tuple(found)
+
+
+def thin(where: Placement, members: Sequence[Member], wanted: int) -> tuple[int, ...]:
+    """Experts on fewer than `wanted` nodes, whatever their stage has."""
+    return tuple(
+        expert
+        for expert, ranks in enumerate(where)
+        if len({node_of(members[rank].trainer) for rank in ranks}) < wanted
+    )
+
+
+def repaired(
+    where: Placement,
+    members: Sequence[Member],
+    stages: int,
+    replicas: int,
+    newcomers: Sequence[Rank] = (),
+    loads: Sequence[int] = (),
+    full: Sequence[Rank] = (),
+) -> Placement:
+    """Gaps filled and newcomers given their share, in each stage: see `placement.repair`.
+
+    What a rank holds of a stage that it is not in any more, it gives up.
+    """
+    experts = len(where) // stages
+    result: list[tuple[Rank, ...]] = []
+    for stage, ranks, nodes in _stages(members, stages):
+        index = {rank: Rank(place) for place, rank in enumerate(ranks)}
+        local = placement.repair(
+            _local(where, stage, experts, ranks),
+            nodes,
+            replicas,
+            [index[rank] for rank in newcomers if rank in index],
+            loads[stage * experts : (stage + 1) * experts] if len(loads) == len(where) else (),
+            [index[rank] for rank in full if rank in index],
+        )
+        result += _global(local, ranks)
+    return tuple(result)
+
+
+def _stages(
+    members: Sequence[Member], stages: int
+) -> Iterator[tuple[int, tuple[Rank, ...], tuple[NodeId, ...]]]:
+    """Each stage with its ranks and their nodes."""
+    for stage in range(stages):
+        ranks = tuple(Rank(rank) for rank, member in enumerate(members) if member.stage == stage)
+        yield stage, ranks, tuple(node_of(members[rank].trainer) for rank in ranks)
+
+
+def _local(where: Placement, stage: int, experts: int, ranks: Sequence[Rank]) -> Placement:
+    """A stage's experts on its data indices."""
+    index = {rank: Rank(place) for place, rank in enumerate(ranks)}
+    own = where[stage * experts : (stage + 1) * experts]
+    return tuple(tuple(index[rank] for rank in holders if rank in index) for holders in own)
+
+
+def _global(local: Placement, ranks: Sequence[Rank]) -> list[tuple[Rank, ...]]:
+    return [tuple(ranks[place] for place in holders) for holders in local]

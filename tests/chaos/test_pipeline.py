@@ -1,0 +1,91 @@
+"""A pipeline whose seats are killed: the ledger is that of one process with the whole model, step by step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos.job import TINY
+from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
+
+TOLERANCE = 1e-8
+STEPS = 40
+PIPELINE: dict[str, Any] = {
+    **TINY,
+    "cluster": {**TINY["cluster"], "nodes": 6, "spares": 0},
+    "pipeline": {"stages": 3},
+    "model": {**TINY["model"], "layers": 3, "experts": 4},
+}
+"""Three stages of two trainers: node-2 and node-5 have the seats of the middle one."""
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The ledger of the same model without stages, on one node, nothing failing."""
+    workdir = tmp_path_factory.mktemp("plain") / "run"
+    alone = {
+        **PIPELINE,
+        "pipeline": {"stages": 1},
+        "cluster": {"nodes": 1, "spares": 0, "replicas": 1},
+    }
+    with Run(workdir, "--steps", str(STEPS), job=alone) as run:
+        assert run.finish()["incidents"] == []
+        return run.ledger()
+
+
+def widths(run: Run) -> Counter[int]:
+    """How many members each stage has in the generation in force."""
+    return Counter(member["stage"] for member in run.ask("generation")["members"])
+
+
+def assert_as_if_nothing_had_happened(run: Run, summary: dict[str, Any], plain: list[dict[str, Any]]) -> None:
+    ledger = run.ledger()
+    assert_every_sample_once(ledger, STEPS)
+    assert largest_difference(ledger, plain) < TOLERANCE
+    assert all(incident["steps_lost"] == 0 for incident in summary["incidents"])
+    assert summary["samples_missing"] == summary["samples_duplicated"] == 0
+
+
+def test_a_seat_of_the_middle_stage_dies_and_a_spare_takes_it(
+    tmp_path: Path, plain: list[dict[str, Any]]
+) -> None:
+    """Then one of the last stage, where the loss is; each time the stage peer computes for both until then."""
+    faults = [fault(8, "node-2", "dispatch"), fault(24, "node-6", "backward")]
+    with Run(tmp_path / "run", "--spares", "2", "--steps", str(STEPS), *faults, job=PIPELINE) as run:
+        summary = run.finish()
+        assert_as_if_nothing_had_happened(run, summary, plain)
+    assert [incident["node"] for incident in summary["incidents"]] == ["node-2", "node-6"]
+    assert all(each["phases"]["redundancy_restored_seconds"] is not None for each in summary["incidents"])
+
+
+def test_a_stage_goes_on_at_half_its_width_without_a_spare(
+    tmp_path: Path, plain: list[dict[str, Any]]
+) -> None:
+    """In the vote, so that some members have committed the step and others complete it from what they hold."""
+    job = {**PIPELINE, "recovery": {"node_starts": 1, "node_failures": 1, "quarantine_seconds": 3600.0}}
+    with Run(tmp_path / "run", "--steps", str(STEPS), fault(8, "node-5", "vote"), job=job) as run:
+        run.reach(20)
+        assert widths(run) == {0: 2, 1: 1, 2: 2}
+        summary = run.finish()
+        assert_as_if_nothing_had_happened(run, summary, plain)
+    assert [incident["node"] for incident in summary["incidents"]] == ["node-5"]
+
+
+def test_a_stage_that_is_gone_comes_back_from_the_checkpoint(
+    tmp_path: Path, plain: list[dict[str, Any]]
+) -> None:
+    """Both seats of the middle stage die in one step: all go back, and what was lost is computed again, equal."""
+    job = {**PIPELINE, "checkpoint": {"interval_seconds": 1.0}}
+    faults = [fault(25, node, "forward") for node in ("node-2", "node-5")]
+    with Run(tmp_path / "run", "--spares", "1", "--steps", str(STEPS), *faults, job=job) as run:
+        summary = run.finish()
+        ledger = run.ledger()
+    assert_every_sample_once(ledger, STEPS)
+    assert largest_difference(ledger, plain) < TOLERANCE
+    assert sum(incident["steps_lost"] for incident in summary["incidents"]) > 0
+    assert {incident["node"] for incident in summary["incidents"]} >= {"node-2", "node-5"}
