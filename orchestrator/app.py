@@ -134,6 +134,8 @@ def exit_code(error: BaseException) -> ExitCode:
     """The status of a process that ends with this error."""
     if isinstance(error, LeaseHeld | LeaseLost):
         return ExitCode.LEASE_HELD
+    if isinstance(error, schema.SchemaTooNew):
+        return ExitCode.BAD_INPUT
     return ExitCode.STORE_FAILED if isinstance(error, StoreError | LedgerError) else ExitCode.FAILED
 
 
@@ -191,7 +193,8 @@ def _job_file(settings: Settings) -> JobSpec | None:
     if settings.job_file is None:
         return None
     try:
-        return load_job_file(settings.job_file, settings.overrides)
+        begun = (settings.workdir / whereabouts.CONTROLLER_FILE).exists()
+        return load_job_file(settings.job_file, settings.overrides, looks_at_data=not begun)
     except JobFileError as error:
         raise SettingsError(
             "--job", settings.job_file, f"cannot run, nothing was started:\n{error}"

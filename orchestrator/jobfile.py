@@ -6,9 +6,11 @@ The only place that reads a job file. Names and types are checked by `core/spec_
 
 from __future__ import annotations
 
+import errno
 import glob
+import os
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ __all__ = ["JobFileError", "Problem", "load_job_file", "override", "read_mapping
 
 STANDARD_LIBRARY = "stdlib"
 """The data path that every machine with Python has."""
+LOOKED_AT_FILES = 10_000
+"""Of more files than that, the rest is believed to be like the first."""
 
 _SEALED = re.compile(r"step-\d{8,}\.g\d{4,}")
 """The folder of a sealed checkpoint (`worker/checkpointing/names.py`)."""
@@ -43,11 +47,12 @@ class JobFileError(Exception):
         self.problems = problems
 
 
-def load_job_file(path: str, overrides: Sequence[str] = ()) -> JobSpec:
+def load_job_file(path: str, overrides: Sequence[str] = (), *, looks_at_data: bool = True) -> JobSpec:
     """Read `path`, apply `KEY=VALUE` overrides (dotted names, YAML values) and check everything.
 
     A relative data path is taken from the current directory, as everywhere else on a command line, or from the
-    folder of the job file when it exists only there; in the job it is absolute. Raises JobFileError.
+    folder of the job file when it exists only there; in the job it is absolute. `looks_at_data` is for jobs that have
+    not begun: one that trains has its text already. Raises JobFileError.
     """
     mapping = read_mapping(path)
     problems = [problem for text in overrides for problem in override(mapping, text)]
@@ -59,7 +64,8 @@ def load_job_file(path: str, overrides: Sequence[str] = ()) -> JobSpec:
         spec = from_mapping(mapping)
     except SpecError as error:
         raise JobFileError(error.problems) from error
-    found = (*spec_rules.problems(spec), *_data_problems(spec), *_base_problems(spec))
+    found = (*spec_rules.problems(spec), *_base_problems(spec))
+    found += _data_problems(spec) if looks_at_data else ()
     if found:
         raise JobFileError(found)
     return spec
@@ -192,11 +198,62 @@ def _base_problems(spec: JobSpec) -> tuple[Problem, ...]:
 
 def _data_problems(spec: JobSpec) -> tuple[Problem, ...]:
     path = spec.data.path
-    if not path.strip() or path == STANDARD_LIBRARY or "://" in path or _matches(Path(path)):
+    if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
         return ()
-    remedy = f"nothing is there: name a file, a folder or a glob that exists, or {STANDARD_LIBRARY!r}"
-    return (Problem(field="data.path", value=path, remedy=remedy),)
+    remedy = _why_no_text(path, spec.model.sequence_length + 1)
+    return (Problem(field="data.path", value=path, remedy=remedy),) if remedy else ()
+
+
+def _why_no_text(path: str, needed_bytes: int) -> str | None:
+    """What is wrong with the files there, as far as this machine can tell without reading them."""
+    found_bytes = files = 0
+    try:
+        for file in _files(path):
+            if not os.access(file, os.R_OK):
+                return f"no permission to read {file}: make it readable, or name another text"
+            files += 1
+            found_bytes += file.stat().st_size
+            if files >= LOOKED_AT_FILES and found_bytes >= needed_bytes:
+                break
+    except OSError as error:
+        which = error.filename or path
+        return f"{which} cannot be read ({error.strerror or error}): make it readable, or name another text"
+    if not files:
+        return f"nothing is there: name a file, a folder or a glob that exists, or {STANDARD_LIBRARY!r}"
+    if found_bytes < needed_bytes:
+        return (
+            f"{found_bytes} bytes are there, and one sample needs {needed_bytes}: name a longer text, or lower "
+            "model.sequence_length"
+        )
+    return None
+
+
+def _files(path: str) -> Iterator[Path]:
+    """The files that a trainer would read. Raises OSError for a folder that cannot be looked into."""
+    named = Path(path)
+    if _seen(named) and named.is_dir():
+        for folder, _, names in os.walk(named, onerror=_raised):
+            yield from (file for file in map(Path(folder).joinpath, names) if file.is_file())
+        return
+    if _seen(named):
+        yield named
+        return
+    above = next(folder for folder in (named, *named.parents) if _seen(folder))
+    if above.is_dir() and not os.access(above, os.R_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+    yield from (match for match in map(Path, glob.iglob(path, recursive=True)) if match.is_file())
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def _matches(path: Path) -> bool:
-    return path.exists() or next(glob.iglob(str(path), recursive=True), None) is not None
+    return _seen(path) or next(glob.iglob(str(path), recursive=True), None) is not None
+
+
+def _seen(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -5,6 +5,10 @@ Time limits, markers and warnings-as-errors are in `pyproject.toml`. Fixtures of
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -27,6 +31,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def rewrite(request: pytest.FixtureRequest) -> bool:
     """True where transcripts are to be written anew instead of compared."""
     return bool(request.config.getoption("--rewrite"))
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A new folder that others may look into and not write to (`tests/permissions.py`)."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        yield folder
+        for each in folder.iterdir():
+            each.chmod(0o755)
 
 
 def pytest_configure(config: pytest.Config) -> None:

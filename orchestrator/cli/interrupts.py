@@ -1,16 +1,20 @@
 """Ctrl-C counted instead of thrown: the first asks for an orderly end, the second for an end at once.
 
-A terminal that closes (SIGHUP, unless `nohup` has it ignored) and a service manager (SIGTERM) ask the same way. Signal
-handlers only count; what a count means is decided in `session.py`.
+A terminal that closes (SIGHUP, unless `nohup` has it ignored) and a service manager (SIGTERM) ask the same way. Some,
+like `timeout`, send SIGTERM to a process and then to its group, which is one wish and counts as one. Signal handlers
+only count; what a count means is decided in `session.py`.
 """
 
 from __future__ import annotations
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_WISH_SECONDS = 1.0
+"""SIGTERM again within this time says nothing new."""
 
 
 class Interrupts:
@@ -18,6 +22,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
+        self._terminated_at = -ONE_WISH_SECONDS
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -36,5 +41,10 @@ class Interrupts:
             signal.signal(each, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
+        if number == signal.SIGTERM:
+            now = time.monotonic()
+            if now - self._terminated_at < ONE_WISH_SECONDS:
+                return
+            self._terminated_at = now
         self.count += 1

@@ -2,7 +2,8 @@
 
 It gets a session of its own, so that a Ctrl-C at the terminal reaches the launcher only. A controller that dies by a
 signal, or whose database failed (exit code 3), is started again on the same port, a bounded number of times; training
-goes on meanwhile. Next: `session.py`, which decides when.
+goes on meanwhile. What a controller says about its own end is in its log, and is what the user gets to read. Next:
+`session.py`, which decides when.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.errors import CliError, ExitCode
 
 PROGRAM = (sys.executable, "-m", "orchestrator")
-RESTARTS = 5
+RESTARTS = 8
 RESTARTS_SECONDS = 600.0
 """At most so many restarts in so much time."""
+LONGEST_PAUSE_SECONDS = 30.0
+"""Before a restart after a database that keeps failing; all pauses together stay below `timeouts.orphan_seconds`."""
 START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _DATABASE_FAILED = 3
 _LEASE_HELD = 4
 _LOG_LINES = 12
+_LOG_BYTES = 16_384
 _OURS_ALONE = (
     "UNDERSTUDY_TOKEN",
     "UNDERSTUDY_TOKEN_FILE",
@@ -48,14 +52,19 @@ class Death:
     code: int | None
 
     @property
+    def of_its_database(self) -> bool:
+        """The disk is full, the server is away: things that pass, but not at once."""
+        return self.code == _DATABASE_FAILED
+
+    @property
     def restartable(self) -> bool:
         """Nothing about the job caused it."""
-        return self.code is None or self.code < 0 or self.code == _DATABASE_FAILED
+        return self.code is None or self.code < 0 or self.of_its_database
 
     def __str__(self) -> str:
         if self.code is None:
             return "died"
-        if self.code == _DATABASE_FAILED:
+        if self.of_its_database:
             return "ended with exit code 3 (its database or its ledger failed)"
         if self.code == _LEASE_HELD:
             return "ended with exit code 4 (another controller holds the lease of its database)"
@@ -85,6 +94,20 @@ class RestartBudget:
         return len(self._taken)
 
 
+def pause_seconds(failures: int, longest_seconds: float = LONGEST_PAUSE_SECONDS) -> float:
+    """To wait before a restart, after so many failures of the database in a row: none at first, then twice as long."""
+    return 0.0 if failures < 2 else min(2.0 ** (failures - 2), longest_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastWords:
+    """Why a controller ended, as it said itself."""
+
+    message: str
+    remedy: str
+    """Empty where the message has it."""
+
+
 class Controller:
     """A controller process in a work directory: our child, or one that we found alive there."""
 
@@ -102,6 +125,8 @@ class Controller:
         self._tls_folder = tls_folder
         self._child: subprocess.Popen[bytes] | None = None
         self._found: int | None = None
+        self._log_begins = 0
+        """Where in the log the newest process began to write."""
 
     @property
     def pid(self) -> int | None:
@@ -127,6 +152,7 @@ class Controller:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
+                self._log_begins = output.tell()
                 self._child = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -170,8 +196,22 @@ class Controller:
             time.sleep(_POLL_SECONDS)
 
     def _failure(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> CliError:
-        log = self._directory / workdirs.CONTROLLER_LOG
-        return CliError(f"{message}\n{last_lines(log)}", remedy=f"read {log}", exit_code=exit_code)
+        said = self.last_words()
+        if said is not None:
+            return CliError(said.message, remedy=said.remedy, exit_code=exit_code)
+        return CliError(f"{message}\n{self.quoted()}", remedy=f"read {self._log}", exit_code=exit_code)
+
+    @property
+    def _log(self) -> Path:
+        return self._directory / workdirs.CONTROLLER_LOG
+
+    def quoted(self) -> str:
+        """The end of what the newest process logged, indented."""
+        return last_lines(self._log, begins=self._log_begins)
+
+    def last_words(self) -> LastWords | None:
+        """What the newest process said about its end; None when it could not say anything."""
+        return last_words(self._log, begins=self._log_begins)
 
     def wait_for_death(self, timeout_seconds: float, pressed: Callable[[], bool] = lambda: False) -> bool:
         """True when it has ended; False after the time-out, or when `pressed` says that nobody wants to wait."""
@@ -192,15 +232,38 @@ class Controller:
             self.wait_for_death(timeout_seconds=5.0)
 
 
-def last_lines(path: Path, count: int = _LOG_LINES) -> str:
-    """The end of a log, indented, for an error message."""
+def last_lines(path: Path, count: int = _LOG_LINES, *, begins: int = 0) -> str:
+    """The end of a log, from a position in it on, indented, for an error message."""
     try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 16_384))
-            lines = stream.read().decode("utf-8", errors="replace").splitlines()[-count:]
+        lines = _tail(path, begins)[-count:]
     except OSError:
         return f"  ({path} cannot be read)"
     return "\n".join(f"  | {each}" for each in lines) or "  (its log is empty)"
+
+
+def last_words(path: Path, *, begins: int = 0) -> LastWords | None:
+    """The error that ended a controller: its last line of `error:` with what follows, or its last critical one."""
+    try:
+        lines = _tail(path, begins)
+    except OSError:
+        return None
+    for number in range(len(lines) - 1, -1, -1):
+        _, critical, logged = lines[number].partition(" CRITICAL ")
+        if lines[number].startswith("error: "):
+            said = "\n".join(lines[number:]).removeprefix("error: ")
+        elif critical:
+            said = logged.partition(": ")[2]
+        else:
+            continue
+        message, _, remedy = said.partition(" Remedy: ")
+        return LastWords(message=message, remedy=remedy)
+    return None
+
+
+def _tail(path: Path, begins: int) -> list[str]:
+    with path.open("rb") as stream:
+        stream.seek(max(begins, path.stat().st_size - _LOG_BYTES))
+        return stream.read().decode("utf-8", errors="replace").splitlines()
 
 
 def _tls_options(folder: Path) -> list[str]:

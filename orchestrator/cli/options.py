@@ -139,7 +139,8 @@ def job_options(command: Command) -> Command:
             "faults",
             multiple=True,
             metavar="SPEC",
-            help="Inject a failure, for example step=60,kind=sigkill,node=node-2 (see above). Repeatable.",
+            help="Inject a failure, for example step=60,kind=sigkill,node=node-2. Repeatable; all kinds: "
+            "`understudy run --help`.",
         ),
         click.option("--steps", type=int, metavar="N", help="Short for --set steps=N."),
         click.option("--spares", type=int, metavar="N", help="Short for --set cluster.spares=N."),

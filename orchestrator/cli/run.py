@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from orchestrator.cli.certificates import of_a_run
 from orchestrator.cli.connection import TLS_FOLDER, ClientTls, read_token
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
+from orchestrator.cli.listening import refuse_unlistenable
 from orchestrator.cli.options import PATH, job_options, token_option
 from orchestrator.cli.report import Ended, afterwards, report
 from orchestrator.cli.screen import open_screen
@@ -112,7 +114,10 @@ def run(
     else:
         spec = jobs.load(config, changes)
         directory = workdirs.choose(spec.name, workdir, time.time())
-        _refuse_unwritable_files(summary, record_svg)
+    _refuse_unwritable_files(summary, record_svg)
+    if resume is None or not workdirs.controller_alive(directory):
+        refuse_unlistenable(listen)
+    if resume is None or not changes.none:
         workdirs.prepare(directory, spec)
     plan = Plan(
         workdir=directory,
@@ -124,7 +129,12 @@ def run(
         listen=listen,
     )
     job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
-    sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
+    try:
+        sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
+    except CliError as error:
+        if error.exit_code == ExitCode.BAD_INPUT and resume is None:
+            workdirs.withdraw(directory)  # nothing was started
+        raise
 
 
 def _certificates(directory: Path, *, made: bool, resumed: bool) -> ClientTls | None:
@@ -173,23 +183,27 @@ def _resumed(
     directory = workdirs.resumable(resume)
     job_file = directory / workdirs.JOB_FILE
     spec = jobs.load(str(job_file), changes)
-    if not changes.none:
-        if workdirs.controller_alive(directory):
-            raise CliError(
-                f"the run in {directory} is under way, its job cannot be changed now",
-                remedy=f"stop it first: `understudy stop --workdir {directory}`; or leave the changes out to watch it",
-            )
-        workdirs.prepare(directory, spec)
+    if not changes.none and workdirs.controller_alive(directory):
+        raise CliError(
+            f"the run in {directory} is under way, its job cannot be changed now",
+            remedy=f"stop it first: `understudy stop --workdir {directory}`; or leave the changes out to watch it",
+        )
     return directory, spec
 
 
 def _refuse_unwritable_files(*paths: Path | None) -> None:
     """Before hours of training, not after them."""
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+    for path in filter(None, paths):
+        folder = path.absolute().parent
+        if workdirs.nearest(folder) != folder or not folder.is_dir():
+            raise CliError(f"{path} cannot be written: no such folder", remedy="name a file in a folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise CliError(
-                f"{path} cannot be written: no such folder, or it is one", remedy="name a file in a folder"
+                f"{path} cannot be written: no permission to write to {folder}",
+                remedy="name a file elsewhere",
             )
+        if path.is_dir():
+            raise CliError(f"{path} cannot be written: it is a folder", remedy="name a file in it")
 
 
 def _say(console: Console, words: str) -> None:

@@ -20,7 +20,14 @@ from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.connection import Admin, ClientTls, Target
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.interrupts import Interrupts
-from orchestrator.cli.launch import PROGRAM, Controller, RestartBudget, last_lines
+from orchestrator.cli.launch import (
+    LONGEST_PAUSE_SECONDS,
+    PROGRAM,
+    Controller,
+    Death,
+    RestartBudget,
+    pause_seconds,
+)
 from orchestrator.cli.live import ENDED, Aside
 from orchestrator.cli.picture import Recorder
 from orchestrator.cli.screen import Screen
@@ -40,6 +47,8 @@ KILL_SECONDS = 5.0
 
 TAKE_UP_SECONDS = 10.0
 """For a controller to take up a job that had ended."""
+SOUND_SECONDS = 60.0
+"""A controller that lived for so long had a sound database."""
 _MOST_SAID = 3
 
 _HINT = "Ctrl-C stops at a step boundary, with a checkpoint"
@@ -64,6 +73,8 @@ class Plan:
     """HOST:PORT of the controller; port 0 picks a free one."""
     program: tuple[str, ...] = PROGRAM
     """How a controller is started."""
+    longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
+    """Before it is started again, while its database fails."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,6 +103,10 @@ class Session:
         folder = plan.tls.ca.parent if plan.tls is not None else None
         self._controller = Controller(plan.workdir, plan.token_file, plan.program, tls_folder=folder)
         self._budget = RestartBudget()
+        self._database_failures = 0
+        """In a row."""
+        self._restart_at: float | None = None
+        self._controller_began_at = time.monotonic()
         self._recorder = Recorder(plan.record_svg) if plan.record_svg else None
         self._outcome = Outcome()
         self._admin: Admin | None = None
@@ -241,20 +256,37 @@ class Session:
         death = self._controller.death()
         if death is None:
             return
-        number = self._budget.take(time.monotonic()) if death.restartable else None
+        now = time.monotonic()
+        if self._restart_at is None:
+            self._restart_at = now + self._pause_before_restart(death, now)
+        if now >= self._restart_at:
+            assert self._admin is not None
+            self._restart_at, self._controller_began_at = None, now
+            self._controller.start(listen=self._admin.target.address, resume=False)
+
+    def _pause_before_restart(self, death: Death, now: float) -> float:
+        """Seconds. Raises CliError when it is not to be started again."""
+        number = self._budget.take(now) if death.restartable else None
+        said = self._controller.last_words()
         if number is None:
             log = self._plan.workdir / workdirs.CONTROLLER_LOG
             often = f", {self._budget.limit} times in a row" if death.restartable else ""
             raise CliError(
-                f"the controller {death}{often}\n{last_lines(log)}",
+                f"the controller {death}{often}\n{said.message if said else self._controller.quoted()}",
                 remedy=f"read {log}, then go on with `understudy run --resume {self._plan.workdir}`",
                 exit_code=ExitCode.FAILED,
             )
-        assert self._admin is not None
+        if now - self._controller_began_at > SOUND_SECONDS:
+            self._database_failures = 0
+        self._database_failures += death.of_its_database
+        pause = pause_seconds(self._database_failures, self._plan.longest_pause_seconds)
+        when = f" in {pause:.0f} s" if pause >= 1.0 else ""
+        why = f" ({said.message})" if said and death.of_its_database else ""
         self._note(
-            f"the controller {death}: training goes on; it is started again ({number} of {self._budget.limit})"
+            f"the controller {death}{why}: training goes on; it is started again{when} "
+            f"({number} of {self._budget.limit})"
         )
-        self._controller.start(listen=self._admin.target.address, resume=False)
+        return pause
 
     def _note(self, words: str) -> None:
         """For the screen and for the report."""

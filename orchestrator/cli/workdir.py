@@ -107,13 +107,25 @@ def _refuse_taken(directory: Path) -> None:
 
 
 def _refuse_unwritable(directory: Path) -> None:
-    existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = nearest(directory)
     if not existing.is_dir():
         raise _unusable(directory, f"{existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise _unusable(directory, f"no permission to write to {existing}")
+
+
+def nearest(path: Path) -> Path:
+    """What is there of an absolute path, as far as we may look: the path itself, or the nearest folder above it."""
+    while path != path.parent and not _seen(path):
+        path = path.parent
+    return path
+
+
+def _seen(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _unusable(directory: Path, reason: str) -> CliError:
@@ -134,6 +146,28 @@ def prepare(directory: Path, spec: JobSpec) -> Path:
     except OSError as error:
         raise _unusable(directory, error.strerror or str(error)) from error
     return path
+
+
+def withdraw(directory: Path) -> None:
+    """Take back what a run that never came about has written, so that the same command can be given again."""
+    for name in (
+        JOB_FILE,
+        METRICS_FILE,
+        "controller.db",
+        "controller.db-wal",
+        "controller.db-shm",
+        "copy-token",
+    ):
+        (directory / name).unlink(missing_ok=True)
+    (directory / CONTROLLER_LOG).unlink(missing_ok=True)
+    for folder in (
+        directory / CONTROLLER_LOG.parent,
+        directory / NODES_FOLDER,
+        directory / "checkpoints",
+        directory,
+    ):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_story(directory: Path, incident: str, explanation: Row) -> None:
@@ -163,7 +197,7 @@ def stories(directory: Path) -> list[str]:
 def resumable(given: Path) -> Path:
     """The absolute path of a work directory that a run can go on in. Raises CliError."""
     directory = given.expanduser().absolute()
-    if not (directory / JOB_FILE).is_file():
+    if not _seen(directory / JOB_FILE):
         raise CliError(
             f"{directory} is not the work directory of a run: it has no {JOB_FILE}",
             remedy="give the directory that `understudy run` printed at its start",

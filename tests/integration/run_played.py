@@ -27,7 +27,7 @@ def main() -> int:
     said = parser.parse_args()
     spec = JobSpec(name="played", data=DataSpec(path="stdlib"), steps=100)
     workdirs.prepare(said.workdir, spec)
-    plan = session.Plan(workdir=said.workdir, resume=said.resume, program=PROGRAM)
+    plan = session.Plan(workdir=said.workdir, resume=said.resume, program=PROGRAM, longest_pause_seconds=0.1)
     try:
         return run.perform(plan, spec, job_words=("job.yaml",), summary=said.summary, plain=said.plain)
     except CliError as error:

@@ -24,6 +24,7 @@ import yaml
 
 from orchestrator.cli.main import main
 from tests.integration.played_controller import EVENTS, PlayedAdmin, serving
+from tests.permissions import somebody_else
 from tests.unit.orchestrator.cli import views
 from tests.waiting import wait_until
 
@@ -186,6 +187,8 @@ def test_a_work_directory_whose_controller_has_ended_says_how_to_go_on(tmp_path:
         (("run", "--resume", "/nowhere"), "is not the work directory of a run"),
         (("run", "x.yaml", "--resume", "/nowhere"), "takes neither CONFIG nor --workdir"),
         (("run", EXAMPLE, "--summary", "/nowhere/s.json"), "cannot be written"),
+        (("run", EXAMPLE, "--listen", "here"), "--listen: 'here' is not an address"),
+        (("run", EXAMPLE, "--listen", "192.0.2.1:0"), "cannot be listened on"),
         (("fly",), "No such command 'fly'"),
     ],
 )
@@ -208,6 +211,49 @@ def test_a_job_that_cannot_run_starts_nothing(tmp_path: Path) -> None:
     error = _error(done, 2)
     assert "model.top_k = 99" in error and "cluster.replicas = 2" in error and error.count("remedy:") >= 2
     assert not workdir.exists()
+
+
+def test_a_port_that_somebody_holds_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        error = _error(understudy("run", EXAMPLE, "--workdir", str(tmp_path / "run"), "--listen", address), 2)
+    assert f"--listen: '{address}' cannot be listened on: Address already in use" in error
+    assert "remedy: name another address" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_controller_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Only the controller knows who may listen where; its own words are the error, and the folder is free again."""
+    workdir = tmp_path / "run"
+    error = _error(understudy("run", EXAMPLE, "--workdir", str(workdir), "--listen", "0.0.0.0:0"), 2)
+    assert error.startswith("error: --listen: '0.0.0.0:0': other machines can reach this address")
+    assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        ("closed/s.json", "no permission to write to"),
+        ("closed", "it is a folder"),
+        ("no/s.json", "no such folder"),
+    ],
+)
+def test_a_summary_that_cannot_be_written_is_found_out_at_once(nobodys: Path, place: str, words: str) -> None:
+    """Not after hours of training."""
+    (nobodys / "closed").mkdir(mode=0o555)
+    nobodys.chmod(0o777)
+    (nobodys / "job.yaml").write_text(Path(EXAMPLE).read_text())
+    with somebody_else():
+        done = understudy(
+            "run",
+            str(nobodys / "job.yaml"),
+            "--workdir",
+            str(nobodys / "run"),
+            "--summary",
+            str(nobodys / place),
+        )
+    assert f"{nobodys / place} cannot be written: {words}" in _error(done, 2)
+    assert not (nobodys / "run").exists()
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
@@ -329,7 +375,7 @@ def test_a_controller_that_dies_is_started_again_on_its_port(tmp_path: Path) -> 
     run = Run(tmp_path, "killed", "--plain")
     out = run.end()
     assert run.process.returncode == 0, out
-    assert out.count("was ended by SIGKILL: training goes on; it is started again (1 of 5)") == 2, (
+    assert out.count("was ended by SIGKILL: training goes on; it is started again (1 of 8)") == 2, (
         "said, and reported"
     )
     ports = (tmp_path / "listened").read_text().split()
@@ -340,8 +386,8 @@ def test_a_controller_that_always_dies_is_given_up(tmp_path: Path) -> None:
     run = Run(tmp_path, "failing", "--plain")
     out = run.end()
     assert run.process.returncode == 1, out
-    assert "(5 of 5)" in out
-    assert "exit code 3 (its database or its ledger failed), 5 times in a row" in out
+    assert "(8 of 8)" in out
+    assert "exit code 3 (its database or its ledger failed), 8 times in a row" in out
     assert f"understudy run --resume {tmp_path}" in out
 
 
@@ -349,8 +395,7 @@ def test_a_controller_that_refuses_to_start_is_quoted(tmp_path: Path) -> None:
     run = Run(tmp_path, "refusing", "--plain")
     out = run.end()
     assert run.process.returncode == 2, out
-    assert "this controller does not like its address" in out
-    assert "remedy: read" in out
+    assert "error: --listen: this controller does not like its address" in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

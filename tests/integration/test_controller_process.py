@@ -9,10 +9,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,20 @@ def test_a_file_that_is_no_database_is_a_store_error(run: Run) -> None:
     assert code == 3
     assert "not a database" in said
     assert "Traceback" not in said
+
+
+def test_a_database_of_a_newer_version_is_bad_input(run: Run) -> None:
+    """Starting it again would not help: it is refused once, by name, with what to do."""
+    run.workdir.mkdir()
+    with closing(sqlite3.connect(run.workdir / "controller.db")) as database:
+        database.execute("create table alembic_version (version_num varchar(32) not null)")
+        database.execute("insert into alembic_version values ('9999')")
+        database.commit()
+    code, said = run.refused("--job", str(run.job))
+    assert code == 2
+    assert "has schema version 9999, which this version of understudy does not know" in said
+    assert "Remedy: start it with the version of understudy that wrote it" in said
+    assert living_nodes(run.workdir) == ()
 
 
 def test_a_job_is_trained_and_everything_ends_by_itself(run: Run) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.core.spec import Precision
 from orchestrator.jobfile import JobFileError, load_job_file
+from tests.permissions import somebody_else
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -85,10 +86,60 @@ def test_data_path_must_exist(job_file: Path, tmp_path: Path) -> None:
     assert fields_of(job_file, f"data.path={tmp_path / 'nothing'}") == ["data.path"]
 
 
+def remedy_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(JobFileError) as caught:
+        load_job_file(str(path), overrides)
+    (problem,) = caught.value.problems
+    assert problem.field == "data.path"
+    return problem.remedy
+
+
+@pytest.mark.parametrize("what", ["empty.txt", "folder", "*.txt"])
+def test_text_that_is_shorter_than_a_sample_is_refused(job_file: Path, tmp_path: Path, what: str) -> None:
+    """An empty file, a folder of short ones, matches of a glob: the trainers would all say so, much later."""
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "short.txt").write_text("x" * 5, encoding="utf-8")
+    said = remedy_of(job_file, f"data.path={tmp_path / what}", "model.sequence_length=64")
+    assert f"{5 if what == 'folder' else 0} bytes are there, and one sample needs 65" in said
+    assert "lower model.sequence_length" in said
+    (tmp_path / "folder" / "deeper").mkdir()
+    (tmp_path / "folder" / "deeper" / "b").write_text("x" * 60, encoding="utf-8")
+    whole = load_job_file(str(job_file), [f"data.path={tmp_path / 'folder'}", "model.sequence_length=64"])
+    assert whole.data.path == str(tmp_path / "folder")
+
+
+def test_a_folder_without_a_file_holds_nothing(job_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "nothing is there" in remedy_of(job_file, f"data.path={tmp_path / 'folder'}")
+
+
+@pytest.mark.parametrize("what", ["text.txt", "closed", "closed/text.txt", "closed/*.txt"])
+def test_text_that_may_not_be_read_is_refused(job_file: Path, nobodys: Path, what: str) -> None:
+    """For a user without the right to, in words: a file, a folder, and what lies below it."""
+    (nobodys / "text.txt").write_text("x" * 1000, encoding="utf-8")
+    (nobodys / "closed").mkdir()
+    (nobodys / "closed" / "text.txt").write_text("x" * 1000, encoding="utf-8")
+    mine = nobodys / "job.yaml"
+    mine.write_text(job_file.read_text(encoding="utf-8"), encoding="utf-8")
+    (nobodys / "text.txt").chmod(0)
+    (nobodys / "closed").chmod(0)
+    with somebody_else():
+        said = remedy_of(mine, f"data.path={nobodys / what}")
+    assert "permission" in said.lower() and "readable" in said
+    assert str(nobodys / what.partition("/")[0]) in said
+
+
+def test_a_job_that_has_begun_is_not_asked_for_its_text_again(job_file: Path, tmp_path: Path) -> None:
+    """A controller that is started again in mid-training does not give up because a disk is away."""
+    gone = f"data.path={tmp_path / 'nothing'}"
+    assert load_job_file(str(job_file), [gone], looks_at_data=False).data.path == str(tmp_path / "nothing")
+
+
 def test_data_path_may_be_a_glob(job_file: Path, tmp_path: Path) -> None:
     """`**` goes down into folders."""
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "a.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "deep" / "a.txt").write_text("x" * 1000, encoding="utf-8")
     spec = load_job_file(str(job_file), [f"data.path={tmp_path}/**/*.txt"])
     assert spec.data.path == f"{tmp_path}/**/*.txt"
 
@@ -99,11 +150,11 @@ def test_relative_data_path_is_found_beside_the_job_file(
     """The current directory comes first; trainers get an absolute path, since they run elsewhere."""
     folder = tmp_path / "jobs"
     folder.mkdir()
-    (folder / "text.txt").write_text("x", encoding="utf-8")
+    (folder / "text.txt").write_text("x" * 1000, encoding="utf-8")
     (folder / "job.yaml").write_text("name: a\ndata: {path: text.txt}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert load_job_file("jobs/job.yaml").data.path == str(tmp_path / "jobs" / "text.txt")
-    (tmp_path / "text.txt").write_text("y", encoding="utf-8")
+    (tmp_path / "text.txt").write_text("y" * 1000, encoding="utf-8")
     assert load_job_file("jobs/job.yaml").data.path == str(tmp_path / "text.txt")
 
 

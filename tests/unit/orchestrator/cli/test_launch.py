@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import processes
-from orchestrator.cli.launch import Death, RestartBudget, last_lines
+from orchestrator.cli.launch import (
+    RESTARTS,
+    Death,
+    LastWords,
+    RestartBudget,
+    last_lines,
+    last_words,
+    pause_seconds,
+)
+from orchestrator.core.spec import TimeoutSpec
 from tests.waiting import wait_until
 
 WAIT_SECONDS = 10.0
@@ -56,6 +65,34 @@ def test_the_end_of_a_log_is_quoted(tmp_path: Path) -> None:
     log.write_text("".join(f"line {number}\n" for number in range(5000)))
     assert last_lines(log, 2) == "  | line 4998\n  | line 4999"
     assert "cannot be read" in last_lines(tmp_path / "none")
+
+    log.write_text("an earlier life\nthis one\n")
+    assert last_lines(log, begins=len("an earlier life\n")) == "  | this one"
+
+
+def test_a_database_that_keeps_failing_is_given_time() -> None:
+    """A full disk or a server that is away passes, but not in a second; agents wait longer than all pauses together."""
+    pauses = [pause_seconds(failures) for failures in range(1, RESTARTS + 1)]
+    assert pauses == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert sum(pauses) < TimeoutSpec().orphan_seconds
+
+
+def test_a_controller_is_quoted_with_what_it_said_itself(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    earlier = "error: of an earlier life\n"
+    log.write_text(earlier + "12:00 INFO orchestrator.app: beginning\n")
+    begins = len(earlier)
+    assert last_words(log, begins=begins) is None
+    with log.open("a") as more:
+        more.write(
+            "12:01 CRITICAL orchestrator.app: the disk is full. Remedy: make room\n12:01 INFO x: ended\n"
+        )
+    assert last_words(log, begins=begins) == LastWords(message="the disk is full.", remedy="make room")
+    with log.open("a") as more:
+        more.write("error: --job: 'x': cannot run:\nsteps = 0: give more than 0\n")
+    said = last_words(log, begins=begins)
+    assert said == LastWords(message="--job: 'x': cannot run:\nsteps = 0: give more than 0", remedy="")
+    assert last_words(tmp_path / "none") is None
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from orchestrator.cli.connection import find_controller
 from orchestrator.cli.errors import CliError
 from orchestrator.core.spec import DataSpec, JobSpec
 from orchestrator.jobfile import load_job_file
+from tests.permissions import somebody_else
 
 SPEC = JobSpec(name="small", data=DataSpec(path="stdlib"))
 AT = 1_700_000_000.0
@@ -51,11 +52,30 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         workdir.choose("small", tmp_path / "file" / "below", AT)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(CliError, match="no permission to write"):
-        workdir.choose("small", tmp_path / "run", AT)
+@pytest.mark.parametrize("below", ["run", "closed/run", "closed/deep/run"])
+def test_a_folder_without_permission_is_refused(nobodys: Path, below: str) -> None:
+    """One that may not be written to, and one that may not even be looked into."""
+    (nobodys / "closed" / "deep").mkdir(parents=True)
+    (nobodys / "closed").chmod(0)
+    nobodys.chmod(0o555)
+    with somebody_else(), pytest.raises(CliError, match=r"(?i)permission") as refused:
+        workdir.choose("small", nobodys / below, AT)
+    assert str(nobodys / below) in refused.value.message
+    assert "--workdir" in refused.value.remedy
+
+
+def test_what_a_run_that_never_came_about_wrote_is_taken_back(tmp_path: Path) -> None:
+    """The same command can be given again; what was there before is left alone."""
+    (tmp_path / "notes.txt").touch()
+    for directory in (tmp_path, tmp_path / "run"):
+        workdir.prepare(directory, SPEC)
+        (directory / "controller.db").touch()
+        (directory / workdir.CONTROLLER_LOG).touch()
+        with pytest.raises(CliError, match="holds another run"):
+            workdir.choose("small", directory, AT)
+        workdir.withdraw(directory)
+        assert workdir.choose("small", directory, AT) == directory
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_what_is_prepared_is_the_job_as_it_runs(tmp_path: Path) -> None:
