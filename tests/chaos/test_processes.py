@@ -1,4 +1,4 @@
-"""A controller that goes away; a human who presses Ctrl-C. Frozen and revived nodes are struck in `chaos/`."""
+"""A controller that goes away; a node that sleeps while others go on; a human who presses Ctrl-C."""
 
 from __future__ import annotations
 
@@ -39,6 +39,44 @@ def test_training_goes_on_while_the_controller_is_dead(
     assert {line["generation"] for line in ledger} == {1}
     assert summary["incidents"] == []
     assert largest_difference(ledger[: len(reference)], reference) < TOLERANCE
+
+
+def test_a_node_that_wakes_up_after_it_was_given_up_changes_nothing(
+    tmp_path: Path, reference: list[dict[str, Any]]
+) -> None:
+    """L4: frozen, replaced by the spare, woken: its trainer stands in an old step, and is ended for a fresh one."""
+    with Run(tmp_path / "run", "--steps", str(ENDLESS), job=TINY) as run:
+        run.reach(20)
+        agent, trainer = run.signal_node("node-2", signal.SIGSTOP)
+        wait_until(
+            lambda: is_replaced(run), within_seconds=60, what="the spare in the seat of the frozen node"
+        )
+        assert Path(f"/proc/{trainer}").exists(), "it is given up, not ended: it will wake"
+        before = run.ledger()[-1]["step"]
+        for pid in (trainer, agent):
+            os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: is_fresh(run.node("node-2"), trainer), within_seconds=60, what="a fresh trainer")
+        run.reach(before + 20)
+        woken = run.node("node-2")
+        summary = run.stop()
+        ledger = run.ledger()
+    assert woken["agent_pid"] == agent, "the agent is the one that slept"
+    (incident,) = summary["incidents"]
+    assert (incident["kind"], incident["node"], incident["steps_lost"]) == ("node-lost", "node-2", 0)
+    assert "no heartbeat for" in incident["cause"]
+    assert summary["generations"] == 3, "lost, replaced, and nothing since"
+    assert_every_sample_once(ledger, len(ledger))
+    assert largest_difference(ledger[: len(reference)], reference) < TOLERANCE
+
+
+def is_replaced(run: Run) -> bool:
+    incidents = run.ask("incidents")
+    return bool(incidents) and all(each["state"] == "closed" for each in incidents)
+
+
+def is_fresh(node: dict[str, Any], old: int) -> bool:
+    trainers = [each for each in node["trainers"] if each["ready"] and each["pid"] != old]
+    return bool(node["state"] == "spare" and trainers)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_resume_goes_on_at_the_next_step(
