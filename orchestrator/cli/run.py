@@ -115,10 +115,7 @@ def run(
         spec = jobs.load(config, changes)
         directory = workdirs.choose(spec.name, workdir, time.time())
     _refuse_unwritable_files(summary, record_svg)
-    if resume is None or not workdirs.controller_alive(directory):
-        refuse_unlistenable(listen)
-    if resume is None or not changes.none:
-        workdirs.prepare(directory, spec)
+    _make_ready(directory, spec, listen=listen, resumed=resume is not None, changed=not changes.none)
     plan = Plan(
         workdir=directory,
         tls=_certificates(directory, made=tls, resumed=resume is not None),
@@ -129,12 +126,15 @@ def run(
         listen=listen,
     )
     job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
-    try:
-        sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
-    except CliError as error:
-        if error.exit_code == ExitCode.BAD_INPUT and resume is None:
-            workdirs.withdraw(directory)  # nothing was started
-        raise
+    sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
+
+
+def _make_ready(directory: Path, spec: JobSpec, *, listen: str, resumed: bool, changed: bool) -> None:
+    """The work directory as its controller needs it, once nothing speaks against a controller. Raises CliError."""
+    if not resumed or not workdirs.controller_alive(directory):
+        refuse_unlistenable(listen)
+    if changed or not resumed:
+        workdirs.prepare(directory, spec)
 
 
 def _certificates(directory: Path, *, made: bool, resumed: bool) -> ClientTls | None:
@@ -149,7 +149,7 @@ def perform(
     console = Console(highlight=False)
     _say(console, f"{in_words(spec)}\nworkdir {plan.workdir}")
     with Interrupts() as interrupts:
-        outcome = Session(plan, open_screen(console, plain=plain), interrupts).run()
+        outcome = _outcome(Session(plan, open_screen(console, plain=plain), interrupts), plan)
     if outcome.ended_at_once or outcome.view is None or outcome.summary is None:
         _say(console, _what_stands(outcome, plan.workdir))
         return ExitCode.INTERRUPTED
@@ -170,6 +170,16 @@ def perform(
         console.print(report(ended, None), "", sep="\n", soft_wrap=True)
     console.print(afterwards(ended), soft_wrap=True)
     return ExitCode.FAILED if ended.job["state"] == "failed" else ExitCode.OK
+
+
+def _outcome(session: Session, plan: Plan) -> Outcome:
+    """Of the whole session. What was refused before anything was started leaves no trace. Raises CliError."""
+    try:
+        return session.run()
+    except CliError as error:
+        if error.exit_code == ExitCode.BAD_INPUT and not plan.resume:
+            workdirs.withdraw(plan.workdir)
+        raise
 
 
 def _resumed(
