@@ -22,6 +22,7 @@ from worker.agent.messages import Assignment, Beat, CheckPair, Configure, PairCh
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.peer import PeerServer, ServerLimits
+from worker.model.compute import ComputeConfig
 from worker.model.config import ModelConfig
 from worker.model.fields import FieldError
 from worker.model.stages import Stages
@@ -69,6 +70,7 @@ class JobView:
     config: Mapping[str, Any]
     model: ModelConfig
     optimizer: OptimizerConfig
+    compute: ComputeConfig
     seed: int
     steps: int
     shape: StepShape
@@ -91,6 +93,7 @@ class JobView:
             config=config,
             model=model,
             optimizer=optimizer,
+            compute=ComputeConfig.from_mapping(config["compute"]),
             seed=int(config["seed"]),
             steps=int(config["steps"]),
             shape=shape,
@@ -265,13 +268,18 @@ class Body:
 
     def warm_up(self) -> None:
         """Load lazily what a first step loads, so that a spare loses no time when it walks on."""
-        warm_up(self.job.model, self._optimizer, self._device)
+        warm_up(self.job.model, self.job.compute, self._optimizer, self._device)
 
     def _model_of(self, stage: int) -> Transformer:
         """Shapes only, of one stage's layers: the state gives them numbers."""
         job, share = self.job, self.job.stages.share(stage)
         return Transformer(
-            job.model, seed=job.seed, dispatcher=LocalDispatcher(0), device=self._device, share=share
+            job.model,
+            seed=job.seed,
+            dispatcher=LocalDispatcher(0),
+            device=self._device,
+            share=share,
+            compute=job.compute,
         )
 
     def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
