@@ -16,6 +16,7 @@ from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
 from orchestrator.cli.offline import evaluate, generate
+from orchestrator.cli.plan import plan
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
 from orchestrator.cli.simulate import simulate
@@ -57,7 +58,19 @@ def understudy() -> None:
     """
 
 
-for _each in (run, validate, *LISTS, *COMMANDS, generate, evaluate, simulate, chaos, certificates, token):
+for _each in (
+    run,
+    validate,
+    plan,
+    *LISTS,
+    *COMMANDS,
+    generate,
+    evaluate,
+    simulate,
+    chaos,
+    certificates,
+    token,
+):
     understudy.add_command(_each)
 
 
