@@ -139,6 +139,7 @@ class Launcher:
             deal=deal(self._config["batch"]["microbatches"], WORLD),
             restore_name="",
             restore_step=0,
+            restore_shards=(),
             reason="the overhead is measured",
         )
 

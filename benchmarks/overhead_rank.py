@@ -29,6 +29,7 @@ from worker.parallel.dispatch import AllToAllDispatcher, Exchange
 from worker.parallel.groups import Watch
 from worker.parallel.pulse import Pulse
 from worker.parallel.routing import plan_route
+from worker.settings import TrainerSettings
 from worker.training.orders import Handlers, Orders
 from worker.training.step import Session, commit, compute, record_of, reduce, run_step, vote
 from worker.training.tally import Pending
@@ -206,9 +207,15 @@ def _full_body(channel: TrainerChannel, rank: int, workdir: Path) -> tuple[Body,
         channel=channel,
         watch=watch,
         pulse=pulse,
-        trainer=f"node-{rank + 1}/0",
-        bind_host=LOOPBACK,
-        workdir=workdir,
+        settings=TrainerSettings(
+            fd=0,
+            trainer=f"node-{rank + 1}/0",
+            start=1,
+            device=0,
+            workdir=workdir,
+            bind_host=LOOPBACK,
+            parent=0,
+        ),
     )
     return Body(frame, order), orders, json.loads(order.config)
 

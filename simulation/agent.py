@@ -15,6 +15,7 @@ from protos import worker_pb2 as pb
 from simulation.copies import Donor
 from simulation.ground import Ground
 from simulation.groups import Groups
+from simulation.memory import FindHost, Memory
 from simulation.process import Place
 from simulation.streams import End, Stream
 from simulation.trainer import Trainer
@@ -25,6 +26,8 @@ from worker.agent.events import (
     ControllerConnected,
     ControllerLost,
     ControllerSpoke,
+    CopyArrived,
+    CopyEnded,
     EndAsked,
     Event,
     TrainerEnded,
@@ -32,10 +35,14 @@ from worker.agent.events import (
     TrainerStarted,
 )
 from worker.agent.instructions import (
+    AdmitCallers,
     EndAgent,
+    ForgetShards,
     Instruction,
     KillTrainer,
+    ListShard,
     Note,
+    SendShard,
     SendToController,
     SendToTrainer,
     StartTrainer,
@@ -43,6 +50,8 @@ from worker.agent.instructions import (
 from worker.agent.machine import Machine
 from worker.agent.messages import Report
 from worker.agent.policy import OUTBOX_LIMIT, STEP_RECORDS_LIMIT
+from worker.hostmemory.identity import ShardRecord
+from worker.hostmemory.stock import COPIES_LIMIT
 
 TICK_SECONDS = 0.25
 REAP_SECONDS = (0.003, 0.04)
@@ -64,6 +73,7 @@ class AgentProcess:
         serial: int,
         groups: Groups,
         find: Callable[[str], Donor | None],
+        find_host: FindHost,
         dial: Callable[[str], End | None],
     ) -> None:
         self.place = node
@@ -77,6 +87,9 @@ class AgentProcess:
         self._serial = serial
         self._groups = groups
         self._find = find
+        self._find_host = find_host
+        self.memory = Memory(ground, self, find_host)
+        self.memory_address = f"{node}:memory-{serial}"
         self._dial = dial
         self.machine = Machine(
             node=node,
@@ -86,6 +99,7 @@ class AgentProcess:
             workdir="/simulated",
             devices=None,
             at=ground.now,
+            memory_address=self.memory_address,
         )
         self.stream: Stream | None = None
         self._pause = FIRST_PAUSE_SECONDS
@@ -143,10 +157,21 @@ class AgentProcess:
         sizes = (
             ("outbox", len(self.machine.outgoing.outbox), OUTBOX_LIMIT),
             ("step ring", len(self.machine.ring), STEP_RECORDS_LIMIT),
+            ("host memory", len(self.memory.shards), COPIES_LIMIT),
         )
         return [
             f"{self.place}: {name} holds {size} of {limit}" for name, size, limit in sizes if size > limit
         ]
+
+    # ---- its memory: memory.py ----
+
+    def copy_arrived(self, record: ShardRecord, source: str) -> None:
+        """A buddy's shard is here."""
+        self._feed(lambda at: CopyArrived(at=at, record=record, source=source))
+
+    def copy_ended(self, record: ShardRecord, buddy: str, reason: str) -> None:
+        """An own shard is at the buddy, or will not be."""
+        self._feed(lambda at: CopyEnded(at=at, record=record, buddy=buddy, reason=reason))
 
     # ---- the stream: client.py ----
 
@@ -247,6 +272,8 @@ class AgentProcess:
                         self.place, f"kills {instruction.trainer}: {instruction.reason}"
                     )
                     self.kill_trainer(trainer)
+            case AdmitCallers() | ListShard() | SendShard() | ForgetShards():
+                self.memory.carry_out(instruction)
             case Note():
                 self._ground.timeline.say(self.place, instruction.text)
             case EndAgent():
@@ -274,6 +301,7 @@ class AgentProcess:
             place,
             groups=self._groups,
             find=self._find,
+            memory=(self.memory.slots(instruction.trainer), self._find_host),
             say=lambda report: self._heard(trainer, report),
         )
         trainer.slowness = self.slowness

@@ -15,7 +15,8 @@ from pathlib import Path
 from orchestrator.controller.ledger import LEDGER_FILE
 from orchestrator.controller.ledger_lines import read_records
 from orchestrator.core import actions, roster
-from orchestrator.core.events import Event, JobSubmitted, StepRecord
+from orchestrator.core.events import ControllerStarted, Event, JobSubmitted, StepRecord
+from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import GenerationNumber, IncidentId, NodeId
 from orchestrator.core.invariants import check, check_growth
 from orchestrator.core.outcome import Outcome
@@ -23,6 +24,7 @@ from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import (
     NO_GENERATION,
     Checkpoint,
+    CheckpointState,
     ClusterState,
     Generation,
     GenerationKind,
@@ -71,6 +73,9 @@ class Laws:
         self._generation = NO_GENERATION
         self._committed = 0
         self._thin_since: float | None = None
+        self._held: dict[NodeId, tuple[str, tuple[HeldShard, ...]]] = {}
+        """Which agent process held what in memory, as the controller knew before the event."""
+        self._restored: set[GenerationNumber] = set()
 
     @property
     def incidents(self) -> int:
@@ -89,11 +94,18 @@ class Laws:
             self._timeline.say(who, line)
         if isinstance(event, JobSubmitted):
             self._generation = NO_GENERATION
+        elif isinstance(event, ControllerStarted):
+            self._committed = (
+                0  # what another one heard since this one loaded its state, it has to hear again
+            )
         check(state)
         self._generation = check_growth(self._generation, state)
+        before = self._committed
         broken += self._committed_stays(state, outcome)
         broken += self._redundancy_or_says_so(state, event.at)
         broken += _bounded(state, self._spec, waiting)
+        broken += self._newest_is_restored(state, outcome, before)
+        self._held = {node: (state.nodes[node].incarnation, view.held) for node, view in state.views.items()}
         if broken:
             raise LawBroken(f"after {type(event).__name__}: " + "; ".join(broken))
 
@@ -152,6 +164,40 @@ class Laws:
         self._committed = state.committed
         if state.committed > self._truth.newest:
             yield f"step {state.committed} counts as committed, and nobody has committed it"
+
+    def _newest_is_restored(self, state: ClusterState, outcome: Outcome, committed: int) -> Iterator[str]:
+        """A restore loses no step that a whole snapshot at living agents, or a sealed checkpoint, still has."""
+        for change in outcome.changes:
+            if not isinstance(change, Generation) or change.kind is not GenerationKind.RESTORE:
+                continue
+            if change.began_at != change.created_at or change.number in self._restored:
+                continue
+            self._restored.add(change.number)
+            sealed = (each for each in state.checkpoints.values() if each.state is CheckpointState.SEALED)
+            best = max((each.step for each in sealed), default=0)
+            best = max((best, *self._whole_steps(state, committed, change.number)))
+            if change.restore_step < best:
+                yield (
+                    f"generation {change.number} goes back to step {change.restore_step}, and step {best} is saved"
+                )
+
+    def _whole_steps(self, state: ClusterState, committed: int, number: GenerationNumber) -> Iterator[int]:
+        """Steps of the snapshots that living agents hold whole, refused ones and set-aside ones left out."""
+        held: dict[tuple[int, int], set[int]] = {}
+        shards: dict[tuple[int, int], int] = {}
+        for node, view in state.views.items():
+            incarnation, known = self._held.get(node, ("", ()))
+            lives = view.connected and incarnation == state.nodes[node].incarnation
+            for each in known if lives else ():
+                if each.name in state.memory.refused_snapshots or each.step > committed:
+                    continue
+                held.setdefault((each.step, each.generation), set()).add(each.rank)
+                shards[each.step, each.generation] = each.shards
+        for (step, generation), ranks in held.items():
+            if len(ranks) == shards[step, generation] and not self._truth.set_aside(
+                step, generation, number - 1
+            ):
+                yield step
 
     def _redundancy_or_says_so(self, state: ClusterState, at: float) -> Iterator[str]:
         """L5: an expert on too few replicas has an open incident that is about it."""

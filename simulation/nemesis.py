@@ -18,6 +18,8 @@ from simulation.ground import Ground
 from simulation.nodes import Nodes
 
 LOOK_SECONDS = 0.25
+MEMORY_ROTS = 0.5
+"""Of all damage to saved state, that share hits the memory of an agent."""
 
 T = TypeVar("T")
 
@@ -308,6 +310,12 @@ class Nemesis:
         self._later(self._seconds(1.0, 5.0), make_room)
 
     def _rot(self) -> None:
+        agent = self._any(self._nodes.living())
+        if agent is not None and self._random.random() < MEMORY_ROTS:
+            shard = agent.memory.rot(self._random.randrange(1 << 16))
+            if shard:
+                self._tell(f"{shard} rots in the memory of {agent.place}")
+            return
         disk = self._ground.disk
         sealed = [name for name in disk.list_folder("") if "." in name and not name.endswith("l")]
         name = self._any(sealed)

@@ -111,9 +111,14 @@ class Nodes:
             serial=self._serial,
             groups=self._groups,
             find=self._find,
+            find_host=self._find_host,
             dial=self._dial,
         )
         fresh.slowness = self._slowness.get(node, 1.0)
+
+    def _find_host(self, memory_address: str) -> AgentProcess | None:
+        """The living agent whose memory server listens at an address."""
+        return next((each for each in self.living() if each.memory_address == memory_address), None)
 
     def _find(self, peer_address: str) -> Trainer | None:
         """The living process that listens at an address."""

@@ -23,6 +23,7 @@ from orchestrator.core.spec import (
     IntegritySpec,
     JobSpec,
     ModelSpec,
+    SnapshotSpec,
     TimeoutSpec,
 )
 
@@ -70,7 +71,7 @@ class Faults:
     torn_shard_chance: float = 0.0
     """A shard was written, and what lies on the disk is not what was meant."""
     rot_rate: float = 0.0
-    """A sealed checkpoint is damaged."""
+    """A sealed checkpoint is damaged, or a shard in an agent's memory."""
     copy_fails_chance: float = 0.0
     human_rate: float = 0.0
     """Somebody drains, cordons, gives back, or wants a checkpoint."""
@@ -110,6 +111,8 @@ CEILINGS = {
 """The strongest that a seed may draw of each."""
 KINDS_SHARE = 0.3
 """Of all kinds, that many are on in a seed, on average."""
+SNAPSHOTS_SHARE = 0.7
+"""Of all worlds, that many hold snapshots in host memory."""
 WEAKEST = 0.1
 """The weakest that a seed draws of a kind that is on, as a share of its ceiling."""
 
@@ -157,6 +160,9 @@ def options_of(random: Random) -> Options:
         model=ModelSpec(experts=random.randint(4, 8)),
         integrity=IntegritySpec(interval_steps=0),  # a digest has no bits that could flip
         checkpoint=CheckpointSpec(keep=2, interval_seconds=random.choice((5.0, 15.0, 900.0))),
+        snapshot=SnapshotSpec(
+            enabled=random.random() < SNAPSHOTS_SHARE, interval_seconds=random.choice((2.0, 6.0))
+        ),
         timeouts=TimeoutSpec(
             heartbeat_seconds=0.5,
             blame_seconds=0.5,

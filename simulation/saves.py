@@ -106,7 +106,7 @@ class Saves:
         disk, file = self._ground.disk, f"rank-{rank:05d}.shard"
         text = json.dumps([[each.part, each.start, each.stop, digest] for each, digest in digests.items()])
         stored = tuple(
-            StoredPiece(piece=each, sha256=_hash(each, digest)) for each, digest in digests.items()
+            StoredPiece(piece=each, sha256=piece_hash(each, digest)) for each, digest in digests.items()
         )
         try:
             disk.make_folder(checkpoint.partial)
@@ -176,13 +176,11 @@ class Saves:
         for shard in manifest.shards:
             pieces = [each for each in shard.pieces if each.piece.part in wanted]
             if pieces:
-                found |= _read_pieces(name, shard.file, pieces, disk.content(f"{name}/{shard.file}"))
+                found |= read_pieces(name, shard.file, pieces, disk.content(f"{name}/{shard.file}"))
         return found
 
 
-def _read_pieces(
-    name: str, file: str, pieces: Sequence[StoredPiece], content: bytes | None
-) -> dict[int, int]:
+def read_pieces(name: str, file: str, pieces: Sequence[StoredPiece], content: bytes | None) -> dict[int, int]:
     """Digests by part number, each piece verified first."""
     try:
         rows = json.loads(content or b"")
@@ -190,12 +188,13 @@ def _read_pieces(
     except ValueError as error:
         raise CheckpointDamaged(checkpoint=name, shard=file, reason="its hash does not match") from error
     for stored in pieces:
-        if _hash(stored.piece, digests.get(stored.piece, -1)) != stored.sha256:
+        if piece_hash(stored.piece, digests.get(stored.piece, -1)) != stored.sha256:
             raise CheckpointDamaged(checkpoint=name, shard=file, reason="its hash does not match")
     return {part_number(stored.piece.part): digests[stored.piece] for stored in pieces}
 
 
-def _hash(piece: Piece, digest: int) -> str:
+def piece_hash(piece: Piece, digest: int) -> str:
+    """What stands for the sha256 of a piece's bytes."""
     return sha256(f"{piece.part}:{piece.start}:{piece.stop}:{digest}".encode()).hexdigest()
 
 

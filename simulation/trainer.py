@@ -14,6 +14,7 @@ from simulation.copies import Copies, Donor, Staging, give, unite
 from simulation.ground import Ground
 from simulation.groups import Groups
 from simulation.holdings import Holdings
+from simulation.memory import FindHost, Snapshots
 from simulation.process import Idle, Life, Meet, Pause, Place, Process, Wait
 from simulation.saves import READ_SECONDS, Saves
 from simulation.truth import Commit
@@ -56,6 +57,7 @@ class Trainer(Process):
         *,
         groups: Groups,
         find: Callable[[str], Donor | None],
+        memory: tuple[list[str], FindHost],
         say: Callable[[Report], None],
     ) -> None:
         super().__init__(ground)
@@ -77,6 +79,14 @@ class Trainer(Process):
         self._said_at = 0.0
         self._saves = Saves(
             ground, self.state, trainer=self.name, when_awake=self._when_awake, report=self._report
+        )
+        self._snapshots = Snapshots(
+            ground,
+            self.state,
+            slots=memory[0],
+            find=memory[1],
+            when_awake=self._when_awake,
+            report=self._report,
         )
         self._copies = Copies(
             ground, place=self.place, find=find, when_awake=self._when_awake, report=self._report
@@ -264,7 +274,11 @@ class Trainer(Process):
             return
         yield Pause(self._ground.between(*READ_SECONDS), minding=assignment.number)
         self._check_over(assignment.number)
-        self.state.load(self._saves.read(assignment.restore_name, experts), assignment.restore_step)
+        if assignment.restore_shards:
+            digests = self._snapshots.read(assignment, experts)
+        else:
+            digests = self._saves.read(assignment.restore_name, experts)
+        self.state.load(digests, assignment.restore_step)
 
     def _check_over(self, generation: int) -> None:
         self._watch.check(generation)
@@ -431,6 +445,10 @@ class Trainer(Process):
     def _boundary(self, assignment: Assignment, tally: Tally, pending: dict[Pending, str]) -> bool:
         """Carry out what all members had been told when they voted. False when training stops here."""
         world = len(assignment.members)
+        if tally.agreed(Pending.SNAPSHOT, pending.get(Pending.SNAPSHOT), world):
+            snapshot = self._orders.take_snapshot()
+            if snapshot is not None:
+                self._snapshots.take(snapshot, assignment)
         if tally.agreed(Pending.CHECKPOINT, pending.get(Pending.CHECKPOINT), world):
             order = self._orders.take_checkpoint()
             if order is not None:

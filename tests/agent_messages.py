@@ -25,7 +25,7 @@ _KIND = {
 _ABOUT_A_TRAINER = {
     field.name
     for field in pb.AgentMessage.DESCRIPTOR.fields
-    if field.name not in {"registration", "heartbeat"}
+    if field.name not in {"registration", "heartbeat", "snapshots_held"}
 }
 
 

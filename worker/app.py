@@ -51,7 +51,14 @@ async def _agent(settings: AgentSettings) -> int:
     from worker.agent.client import TlsFiles
     from worker.agent.driver import Driver, Place
     from worker.agent.machine import Machine
+    from worker.agent.memory import HostMemory
 
+    host = settings.host or _address_towards(settings.controller)
+    memory: HostMemory | None = None
+    try:
+        memory = HostMemory(node=settings.node, host=host)
+    except OSError as error:
+        log.warning("nobody can listen on %s (%s): no snapshots are held here", host, error.strerror)
     machine = Machine(
         node=settings.node,
         incarnation=f"{settings.node}-{os.getpid()}-{time.time_ns()}",
@@ -60,16 +67,17 @@ async def _agent(settings: AgentSettings) -> int:
         workdir=str(settings.workdir),
         devices=settings.devices,
         at=asyncio.get_running_loop().time(),
+        memory_address=memory.address if memory is not None else "",
     )
     files = (settings.tls_ca, settings.tls_certificate, settings.tls_key)
     place = Place(
         controller=settings.controller,
         token=settings.token,
-        host=settings.host or _address_towards(settings.controller),
+        host=host,
         workdir=settings.workdir,
         tls=TlsFiles(ca=files[0], certificate=files[1], key=files[2]) if files[0] is not None else None,
     )
-    return await Driver(machine, place).run()
+    return await Driver(machine, place, memory).run()
 
 
 def run_trainer(settings: TrainerSettings) -> int:
@@ -87,9 +95,7 @@ def run_trainer(settings: TrainerSettings) -> int:
     channel = TrainerChannel(socket.socket(fileno=settings.fd))
     from worker.training import trainer
 
-    return trainer.run(
-        channel, trainer=settings.trainer, bind_host=settings.bind_host, workdir=settings.workdir
-    )
+    return trainer.run(channel, settings)
 
 
 def _address_towards(controller: str) -> str:

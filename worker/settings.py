@@ -57,6 +57,8 @@ class TrainerSettings:
     """The address to listen on for other trainers."""
     parent: int
     """Process id of the agent."""
+    slots: tuple[int, ...] = ()
+    """Descriptors of the shared memory that snapshots go to."""
 
 
 def parse(
@@ -101,7 +103,15 @@ def _trainer(given: argparse.Namespace) -> TrainerSettings:
         workdir=_folder(given.workdir),
         bind_host=given.bind_host,
         parent=given.parent,
+        slots=_slots(given.slots),
     )
+
+
+def _slots(given: str) -> tuple[int, ...]:
+    numbers = given.split(",") if given else []
+    if not all(each.isascii() and each.isdigit() for each in numbers):
+        raise SettingsError(f"--slots {given!r}: write descriptor numbers, such as 7,8")
+    return tuple(map(int, numbers))
 
 
 def _folder(path: Path) -> Path:
@@ -257,3 +267,9 @@ def _describe_trainer(parser: argparse.ArgumentParser) -> None:
         "--bind-host", required=True, metavar="ADDRESS", help="where to listen for other trainers"
     )
     parser.add_argument("--parent", required=True, type=int, metavar="PID", help="the agent's process id")
+    parser.add_argument(
+        "--slots",
+        default="",
+        metavar="FD,FD",
+        help="shared memory for snapshots, which the agent holds as well",
+    )

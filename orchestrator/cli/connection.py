@@ -208,6 +208,10 @@ class Admin:
             self._ask(self._stub.ListCheckpoints, request, admin_pb2.ListCheckpointsReply).checkpoints
         )
 
+    def snapshots(self) -> list[admin_pb2.HeldSnapshot]:
+        request = admin_pb2.ListSnapshotsRequest()
+        return list(self._ask(self._stub.ListSnapshots, request, admin_pb2.ListSnapshotsReply).snapshots)
+
     def audit(self, *, after: int, limit: int) -> list[admin_pb2.AuditEntry]:
         request = admin_pb2.ListAuditRequest(after_sequence=after, limit=limit)
         return list(self._ask(self._stub.ListAudit, request, admin_pb2.ListAuditReply).entries)

@@ -16,10 +16,10 @@ from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
 from orchestrator.cli.offline import evaluate, generate
-from orchestrator.cli.plan import plan
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
 from orchestrator.cli.simulate import simulate
+from orchestrator.cli.snapshots_list import snapshots
 from orchestrator.cli.tokens import token
 from orchestrator.cli.validate import validate
 
@@ -61,8 +61,8 @@ def understudy() -> None:
 for _each in (
     run,
     validate,
-    plan,
     *LISTS,
+    snapshots,
     *COMMANDS,
     generate,
     evaluate,

@@ -170,6 +170,22 @@ def checkpoint(message: admin_pb2.Checkpoint) -> Row:
     }
 
 
+def snapshot(message: admin_pb2.HeldSnapshot) -> Row:
+    """name, state, step, generation, shards, shards_held, holders, nodes, bytes, stall_seconds."""
+    return {
+        "name": message.name,
+        "state": message.state,
+        "step": message.step,
+        "generation": message.generation,
+        "shards": message.shards,
+        "shards_held": message.shards_held,
+        "holders": message.holders,
+        "nodes": list(message.nodes),
+        "bytes": message.bytes,
+        "stall_seconds": round(message.stall_seconds, 4),
+    }
+
+
 def generation(message: admin_pb2.GetGenerationReply) -> Row:
     """number, kind, reason, created_at, planned (None when none waits), members."""
     return {

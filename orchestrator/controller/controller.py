@@ -184,6 +184,8 @@ class Controller:
                 | actions.RestartTrainer()
                 | actions.CheckPair()
                 | actions.TakeCheckpoint()
+                | actions.TakeSnapshot()
+                | actions.DropSnapshots()
                 | actions.SealCheckpoint()
                 | actions.DeleteCheckpoint()
                 | actions.StopTraining()

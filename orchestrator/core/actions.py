@@ -112,6 +112,26 @@ class TakeCheckpoint(_ToNode):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot(_ToNode):
+    """Have the members of a node copy their shares into host memory, at the next boundary that all members agree on."""
+
+    request: str
+    keep: str
+    """The newest sealed snapshot, which must not be overwritten; empty for none."""
+    buddy: NodeId
+    """Whose agent holds a copy; empty for nobody's."""
+    buddy_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSnapshots(_ToNode):
+    """Have a node forget what it holds of these snapshots."""
+
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealCheckpoint(_ToNode):
     """Have one trainer write the manifest and rename the folder to its final name."""
 
@@ -163,6 +183,8 @@ Action = (
     | RestartTrainer
     | CheckPair
     | TakeCheckpoint
+    | TakeSnapshot
+    | DropSnapshots
     | SealCheckpoint
     | DeleteCheckpoint
     | StopTraining

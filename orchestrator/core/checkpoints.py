@@ -179,7 +179,7 @@ def sealed(decision: Decision, event: CheckpointSealed) -> None:
 
 
 def failed(decision: Decision, event: CheckpointFailed) -> None:
-    """A rank could not write or seal."""
+    """A rank could not write or seal, if it was a checkpoint."""
     checkpoint = decision.state.checkpoints.get(event.request)
     if checkpoint is not None and checkpoint.state in UNFINISHED:
         fail(decision, checkpoint, f"{event.trainer}: {event.reason}")

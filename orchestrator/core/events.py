@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from orchestrator.core.asker import UNKNOWN_ASKER, Asker
+from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
 from orchestrator.core.spec import JobSpec
 
@@ -98,6 +100,9 @@ class NodeRegistered(_Event):
     generation: GenerationNumber
     """The newest generation that the agent has seen; 0 for a fresh one."""
     trainers: tuple[TrainerStatus, ...]
+    memory_address: str = ""
+    """Where its host memory is read; empty for an agent that holds no snapshots."""
+    held: tuple[HeldShard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +121,15 @@ class HeartbeatReceived(_Event):
     node: NodeId
     incarnation: str
     trainers: tuple[TrainerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotsHeld(_Event):
+    """All shards that an agent holds in host memory now. Changes no rows."""
+
+    node: NodeId
+    incarnation: str
+    held: tuple[HeldShard, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +232,7 @@ class ShardWritten(_TrainerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFailed(_TrainerEvent):
-    """A rank could not write or seal; training is not affected."""
+    """A rank could not write or seal, or take its share of a snapshot; training is not affected."""
 
     request: str
     reason: str
@@ -368,22 +382,6 @@ class RetentionDue(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asker:
-    """Who stands behind a command, as the edge found out. For the audit log, never for a decision."""
-
-    identity: str = ""
-    """What proved it, for example `token ada` or `certificate spiffe://understudy/operator/ada`."""
-    role: str = ""
-    peer: str = ""
-    """Where the call came from, as gRPC says it."""
-    claimed: str = ""
-    """The name that the caller gave itself; proves nothing."""
-
-
-UNKNOWN_ASKER = Asker()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Command(_Event):
     by: str
     """Who asked, in words: the proven name where there is one."""
@@ -454,6 +452,7 @@ Event = (
     | NodeRegistered
     | NodeDisconnected
     | HeartbeatReceived
+    | SnapshotsHeld
     | TrainerBecameReady
     | TrainerExited
     | TrainerFellSilent

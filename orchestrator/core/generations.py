@@ -16,6 +16,7 @@ from orchestrator.core.actions import Assign
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import NOTHING_TRIED, Effort
 from orchestrator.core.events import GenerationJoined
+from orchestrator.core.held import ShardSource
 from orchestrator.core.ids import GenerationNumber, IncidentId, NodeId, Rank, Step, TrainerId, node_of
 from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.placement import Placement
@@ -34,6 +35,7 @@ class Plan:
     incident: IncidentId | None = None
     restore_name: str = ""
     restore_step: Step = FIRST_STATE
+    restore_shards: tuple[ShardSource, ...] = ()
     effort: Effort = NOTHING_TRIED
 
 
@@ -55,6 +57,7 @@ def begin(decision: Decision, plan: Plan) -> Generation:
         began_at=None if waits else decision.at,
         rung=plan.effort.rung,
         tries=plan.effort.tries,
+        restore_shards=plan.restore_shards,
     )
     if waits:
         decision.state.planned = generation
@@ -150,6 +153,7 @@ def _take_over(decision: Decision, generation: Generation) -> None:
     memory.blame = None
     memory.redone = False
     memory.ended.clear()
+    memory.snapshot = None
     memory.work_seconds.clear()
     memory.scores.clear()
     _keep_straggling(decision, generation)

@@ -16,7 +16,8 @@ from orchestrator.core.breaker import Broken
 from orchestrator.core.escalation import NOTHING_TRIED, Effort, Next, next_rung, spared
 from orchestrator.core.ids import Rank, Step, TrainerId, node_of
 from orchestrator.core.placement import Placement
-from orchestrator.core.state import FIRST_STATE, Checkpoint, Generation, GenerationKind, Member, Rung
+from orchestrator.core.state import FIRST_STATE, Generation, GenerationKind, Member, Rung
+from orchestrator.core.tiers import Saved, Tier
 from orchestrator.core.words import count, experts, listed, trainers
 
 
@@ -33,7 +34,8 @@ class Situation:
     starting: tuple[TrainerId, ...]
     """Trainers that will be free soon."""
     committed: Step
-    checkpoint: Checkpoint | None
+    saved: Saved | None
+    """What a restore would go back to; None for the seed state."""
     must_restore: str
     """Why the state that the members hold is of no use; empty if it is."""
     idle_generations: int
@@ -65,12 +67,12 @@ class Situation:
 
     @property
     def restore_step(self) -> Step:
-        return self.checkpoint.step if self.checkpoint else FIRST_STATE
+        return self.saved.step if self.saved else FIRST_STATE
 
     @property
     def restore_text(self) -> str:
         """What a restore would go back to."""
-        return self.checkpoint.name if self.checkpoint else "the seed state (no checkpoint is sealed)"
+        return str(self.saved) if self.saved else "the seed state (no checkpoint is sealed)"
 
     @property
     def steps_lost(self) -> int:
@@ -207,6 +209,9 @@ def wait_out(situation: Situation) -> Answer | None:
     )
 
 
+_RESTORES = {Tier.MEMORY: "restore from host memory", Tier.STORAGE: "restore from checkpoint"}
+
+
 def go_back(situation: Situation) -> Answer | None:
     """The last replica of something is gone, or what the members hold is of no use."""
     lost = situation.lost_experts
@@ -233,7 +238,7 @@ def go_back(situation: Situation) -> Answer | None:
             afresh=situation.survivors,
         )
     return Answer(
-        action="restore from checkpoint" if situation.checkpoint else "start again from the seed state",
+        action=_RESTORES[situation.saved.tier] if situation.saved else "start again from the seed state",
         kind=GenerationKind.RESTORE,
         members=members,
         reason=f"{why}: back to {situation.restore_text} with {count(len(members), 'trainer')}, "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from orchestrator.core import checkpoints, generations, membership, recovery, repair, roster
+from orchestrator.core import checkpoints, generations, membership, recovery, repair, roster, snapshots
 from orchestrator.core.decision import Decision, natural
 from orchestrator.core.events import TrainerPhase
 from orchestrator.core.ids import NodeId, TrainerId, node_of
@@ -37,6 +37,7 @@ def sweep(decision: Decision) -> None:
     _planned(decision)
     _acquisitions(decision)
     checkpoints.expire(decision)
+    snapshots.look(decision)
 
 
 def _expired_leases(decision: Decision) -> list[Departure]:

@@ -25,6 +25,7 @@ from orchestrator.core import (
     refusals,
     repair,
     resizing,
+    snapshots,
     stragglers,
     takeover,
     upkeep,
@@ -113,7 +114,9 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
         case events.ShardWritten():
             checkpoints.shard_written(decision, event)
         case events.CheckpointFailed():
-            checkpoints.failed(decision, event)
+            snapshots.failed(decision, event)
+        case events.SnapshotsHeld():
+            snapshots.told(decision, event)
         case events.CheckpointSealed():
             checkpoints.sealed(decision, event)
         case events.RestoreFailed():

@@ -329,7 +329,13 @@ def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:
     if written != state.nodes.get(event.node):
         decision.put(written)
     statuses = {status.trainer: status for status in event.trainers}
-    state.views[event.node] = NodeView(connected=True, last_seen=decision.at, trainers=statuses)
+    state.views[event.node] = NodeView(
+        connected=True,
+        last_seen=decision.at,
+        trainers=statuses,
+        memory_address=event.memory_address,
+        held=event.held,
+    )
     generations.take_note(decision, event.generation)
     if anew:
         memory = state.memory

@@ -23,6 +23,7 @@ from orchestrator.core import (
     restore,
     revival,
     roster,
+    tiers,
 )
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import Effort
@@ -180,7 +181,7 @@ def assess(
         free=tuple(each for each in roster.free(state, decision.policy) if each.trainer not in gone),
         starting=roster.starting(state, gone),
         committed=state.committed,
-        checkpoint=checkpoints.newest(state),
+        saved=tiers.newest(state),
         must_restore=must_restore,
         idle_generations=state.memory.generations_without_commit,
         idle_limit=decision.policy.idle_generations_of(spec.cluster.nodes),

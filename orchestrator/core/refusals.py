@@ -7,7 +7,7 @@ Next: `recovery.py`, which carries it out.
 
 from __future__ import annotations
 
-from orchestrator.core import aftermath, generations, jobs, roster
+from orchestrator.core import aftermath, generations, jobs, roster, snapshots
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import RestoreFailed, StateRefused
 from orchestrator.core.ids import GenerationNumber, Step, TrainerId, node_of
@@ -21,7 +21,9 @@ def restore_failed(decision: Decision, event: RestoreFailed) -> None:
     """A member will not read a checkpoint."""
     if not _is_news(decision, event.trainer, event.start, event.generation):
         return
-    if not event.damaged:
+    if _of_snapshot(decision):
+        snapshots.refuse(decision, event.name, _restore_step(decision), f"{event.shard}: {event.reason}")
+    elif not event.damaged:
         jobs.fail(decision, f"{event.name} does not belong to this job: {event.reason}")
         return
     for checkpoint in tuple(decision.state.checkpoints.values()):
@@ -68,6 +70,8 @@ def refuse_restored(decision: Decision, trainer: TrainerId, step: int, why: str)
     for checkpoint in tuple(decision.state.checkpoints.values()):
         if checkpoint.name == name and checkpoint.state is CheckpointState.SEALED:
             decision.move_checkpoint(checkpoint.request, CheckpointTrigger.DAMAGE, f"refused: {why}")
+    if restored.restore_shards:
+        snapshots.refuse(decision, name, restored.restore_step, why)
     steps = count(step - restored.restore_step, "step")
     cause = f"{trainer} refused the state {steps} after {name} was restored: {why}"
     _go_back(decision, trainer, IncidentKind.STATE_REFUSED, cause, f"{name} is whole, but not sound")
@@ -82,6 +86,18 @@ def _is_news(decision: Decision, trainer: TrainerId, start: int, number: Generat
         and generation.number == number
         and roster.is_member(generation, trainer, start)
     )
+
+
+def _of_snapshot(decision: Decision) -> bool:
+    """The generation in force reads a snapshot in host memory."""
+    generation = decision.state.generation
+    return generation is not None and bool(generation.restore_shards)
+
+
+def _restore_step(decision: Decision) -> Step:
+    generation = decision.state.generation
+    assert generation is not None
+    return generation.restore_step
 
 
 def _go_back(decision: Decision, trainer: TrainerId, kind: IncidentKind, cause: str, why: str) -> None:

@@ -1,12 +1,12 @@
-"""Generations that begin from storage: the first one of a job, and every one that goes back to a checkpoint.
+"""Generations that begin from saved state: the first one of a job, and every one that goes back.
 
-All members read the newest sealed checkpoint, or make the seed state (step 0) where there is none; the experts are
-placed afresh, and the ledger's lines after that step are set aside. Next: `recovery.py`, `jobs.py`.
+All members read the newest snapshot or checkpoint (`tiers.py`), or make the seed state (step 0) where there is none;
+the experts are placed afresh, and the ledger's lines after that step are set aside. Next: `recovery.py`, `jobs.py`.
 """
 
 from __future__ import annotations
 
-from orchestrator.core import checkpoints, generations, incidents, placement, stages
+from orchestrator.core import generations, incidents, placement, snapshots, stages, tiers
 from orchestrator.core.actions import RollBackLedger
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import Effort
@@ -14,6 +14,7 @@ from orchestrator.core.generations import Plan
 from orchestrator.core.ids import IncidentId
 from orchestrator.core.placement import Placement
 from orchestrator.core.state import FIRST_STATE, Generation, GenerationKind, Member
+from orchestrator.core.tiers import Tier
 from orchestrator.core.words import count
 
 FIRST_GENERATION = 1
@@ -28,10 +29,10 @@ def from_storage(
     incident: IncidentId | None = None,
     effort: Effort | None = None,
 ) -> Generation:
-    """Begin a generation from the newest checkpoint, or from the seed state; `first` where nobody holds anything."""
+    """Begin a generation from the newest saved state, or from the seed; `first` where nobody holds anything."""
     state = decision.state
-    checkpoint = checkpoints.newest(state)
-    step = checkpoint.step if checkpoint else FIRST_STATE
+    saved = tiers.newest(state)
+    step = saved.step if saved else FIRST_STATE
     lost = max(0, state.committed - step)
     incidents.rolled_back(decision, lost)
     number = decision.next_number()
@@ -42,17 +43,21 @@ def from_storage(
         decision.say(
             f"the ledger goes back to step {step}: {count(lost, 'committed step')} will be computed again"
         )
+    snapshots.set_aside(decision, step)
+    if saved is not None and saved.tier is Tier.MEMORY:
+        decision.say(f"all members read {saved}", incident)
     state.committed = step
     state.reported_through = min(state.reported_through, step)
     members = stages.seated(members, decision.job.spec.pipeline.stages)
     plan = Plan(
-        kind=GenerationKind.INITIAL if first and checkpoint is None else GenerationKind.RESTORE,
+        kind=GenerationKind.INITIAL if first and saved is None else GenerationKind.RESTORE,
         members=members,
         placement=_place(decision, members),
         reason=reason,
         incident=incident,
-        restore_name=checkpoint.name if checkpoint else "",
+        restore_name=saved.name if saved else "",
         restore_step=step,
+        restore_shards=saved.shards if saved else (),
         effort=effort or Effort(),
     )
     generation = generations.begin(decision, plan)

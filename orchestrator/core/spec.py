@@ -52,8 +52,6 @@ class ClusterSpec:
     """Live copies of each expert, never two on one node."""
     replica_layout: ReplicaLayout = ReplicaLayout.GROUPS
     """A ring is used where the nodes cannot be divided into `replicas` equal groups."""
-    device_memory: str = ""
-    """Of each device, such as `80GB`; a job that needs more is refused. Empty where it is not known."""
     trainer_restarts: int = 3
     """How often an agent starts a trainer again before it gives the device up."""
 
@@ -147,35 +145,19 @@ class TrainableSpec:
     """Only these experts, in all layers; empty for the whole model. `understudy affinity` proposes some for a task."""
 
 
-class Recompute(Enum):
-    """What the backward pass computes again instead of keeping it (activation checkpointing)."""
-
-    NOTHING = "nothing"
-    ATTENTION = "attention"
-    EXPERTS = "experts"
-    ALL = "all"
-    """Attention and experts. Routing and dispatch never: they are exchanges that all ranks take part in."""
-
-    @property
-    def attention(self) -> bool:
-        return self in (Recompute.ATTENTION, Recompute.ALL)
-
-    @property
-    def experts(self) -> bool:
-        return self in (Recompute.EXPERTS, Recompute.ALL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComputeSpec:
-    """How the model is computed: memory against time. May be changed when a job goes on."""
-
-    recompute: Recompute = Recompute.NOTHING
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSpec:
     interval_seconds: float = 900.0
     keep: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotSpec:
+    """Copies of the state in the host memory of two agents: where the last replica of an expert is lost, training goes
+    back to the newest of them. A node holds about four times its share of the state; without room there is none."""
+
+    enabled: bool = True
+    interval_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,8 +256,8 @@ class JobSpec:
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     init: InitSpec = field(default_factory=InitSpec)
     trainable: TrainableSpec = field(default_factory=TrainableSpec)
-    compute: ComputeSpec = field(default_factory=ComputeSpec)
     checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
+    snapshot: SnapshotSpec = field(default_factory=SnapshotSpec)
     integrity: IntegritySpec = field(default_factory=IntegritySpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     recovery: RecoverySpec = field(default_factory=RecoverySpec)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from orchestrator.core.events import PairChecked, TrainerStatus
+from orchestrator.core.held import HeldShard, ShardSource
 from orchestrator.core.ids import (
     GenerationNumber,
     IncidentId,
@@ -159,6 +160,9 @@ class NodeView:
     connected: bool
     last_seen: float
     trainers: dict[TrainerId, TrainerStatus] = field(default_factory=dict)
+    memory_address: str = ""
+    """Where its host memory is read; empty for an agent that holds no snapshots."""
+    held: tuple[HeldShard, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +202,8 @@ class Generation:
     """The highest rung since the last committed step."""
     tries: int = 0
     """Generations at that rung so far, this one included."""
+    restore_shards: tuple[ShardSource, ...] = ()
+    """Where the shards of `restore_name` are, if it is a snapshot in host memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,6 +288,35 @@ class Blame:
     """When the controller heard of it; waits count from here."""
     since: float
     """When it was; earlier, if there was no controller to tell."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SnapshotRequest:
+    """A snapshot that was ordered and is not sealed yet."""
+
+    request: str
+    generation: GenerationNumber
+    at: float
+    holders: int
+    """How many agents are to hold each shard."""
+    shards: int = 0
+    """Of the whole, as the first shard says."""
+    told: dict[Rank, set[NodeId]] = field(default_factory=dict)
+    """Who has said to hold the shard of a rank."""
+    ready: int = 0
+    """Shards that as many have told of as should."""
+
+    def take_note(self, shard: HeldShard, node: NodeId) -> None:
+        """A node holds a shard of it. Counted as they come, since thousands do."""
+        nodes = self.told.setdefault(shard.rank, set())
+        before = len(nodes)
+        nodes.add(node)
+        self.shards = shard.shards
+        self.ready += before < self.holders <= len(nodes)
+
+    @property
+    def seems_sealed(self) -> bool:
+        return 0 < self.shards <= self.ready
 
 
 class PairPurpose(Enum):
@@ -377,6 +412,16 @@ class Memory:
     checkpoint_failures: int = 0
     """In a row, of those that are taken again."""
     checkpoint_failed_at: float | None = None
+    snapshot: SnapshotRequest | None = None
+    """Under way."""
+    snapshot_at: float = 0.0
+    """When the last one was ordered."""
+    snapshots_made: int = 0
+    sealed_step: Step = FIRST_STATE
+    """Of the last one that is known to be sealed."""
+    sealed_in: GenerationNumber = NO_GENERATION
+    """The last generation of which one was said to be sealed."""
+    refused_snapshots: tuple[str, ...] = ()
     refused: dict[TrainerId, str] = field(default_factory=dict)
     """Trainers that cannot run this job, and why."""
     losses: dict[Step, float] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from orchestrator.core import (
     resizing,
     revival,
     roster,
+    snapshots,
 )
 from orchestrator.core.decision import Decision
 from orchestrator.core.state import JobState, NodeState
@@ -39,6 +40,7 @@ def advance(decision: Decision) -> None:
     endings.advance(decision)
     if decision.works() and decision.job.state is not JobState.STOPPING and not decision.state.memory.ended:
         checkpoints.advance(decision)
+        snapshots.advance(decision)
         resizing.advance(decision)
         repair.advance(decision)
 

@@ -59,6 +59,7 @@ QUESTIONS = frozenset(
         "ListIncidents",
         "ListEvents",
         "ListCheckpoints",
+        "ListSnapshots",
         "ListAudit",
         "GetGeneration",
         "ExplainIncident",

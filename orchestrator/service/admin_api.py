@@ -23,6 +23,7 @@ from orchestrator.controller import ledger_lines
 from orchestrator.controller.ports import Clock, LedgerError, StoreError
 from orchestrator.controller.runner import RunnerBusy, RunnerStopped
 from orchestrator.core import events
+from orchestrator.core.asker import Asker
 from orchestrator.core.events import Event
 from orchestrator.core.ids import IncidentId, NodeId
 from orchestrator.core.state import ClusterState, JobState
@@ -136,6 +137,12 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
             context, lambda: queries.events(after=request.after_sequence, limit=limit, kind=request.kind)
         )
         return pb.ListEventsReply(events=[_event(each) for each in found])
+
+    async def ListSnapshots(  # noqa: N802
+        self, request: pb.ListSnapshotsRequest, context: Context
+    ) -> pb.ListSnapshotsReply:
+        """What agents hold in host memory, newest first."""
+        return pb.ListSnapshotsReply(snapshots=views.snapshots(await self._snapshot(context)))
 
     async def ListCheckpoints(  # noqa: N802
         self, request: pb.ListCheckpointsRequest, context: Context
@@ -329,7 +336,7 @@ class _Asked(TypedDict):
     """What all commands share, unpacked into their events."""
 
     by: str
-    asker: events.Asker
+    asker: Asker
 
 
 def _asked(claimed: str, context: Context) -> _Asked:

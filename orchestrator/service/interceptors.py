@@ -21,7 +21,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from orchestrator.core.events import Asker
+from orchestrator.core.asker import Asker
 from orchestrator.service import access
 from orchestrator.service.access import CALLER, COMMANDS, Caller, Gate, NotAuthenticated, Proof
 from orchestrator.service.checked import WireError

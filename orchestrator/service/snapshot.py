@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from orchestrator.core import snapshots
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.ids import IncidentId, NodeId, Step, TrainerId
 from orchestrator.core.state import Checkpoint, ClusterState, Generation, Incident, Job, Node
@@ -33,6 +34,8 @@ class Snapshot:
     joined: frozenset[TrainerId]
     incidents: dict[IncidentId, Incident]
     checkpoints: dict[str, Checkpoint]
+    in_memory: tuple[snapshots.Snapshot, ...]
+    """What agents hold in host memory, newest first."""
     committed: Step
     """As far as anybody knows: told by members, or read in the ledger after a restart."""
 
@@ -60,5 +63,6 @@ def take(state: ClusterState) -> Snapshot:
         joined=frozenset(state.joined),
         incidents=dict(state.incidents),
         checkpoints=dict(state.checkpoints),
+        in_memory=snapshots.known(state),
         committed=max(state.committed, state.reported_through),
     )

@@ -180,6 +180,25 @@ def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
     )
 
 
+def snapshots(snapshot: Snapshot) -> list[pb.HeldSnapshot]:
+    """What agents hold in host memory, newest first."""
+    return [
+        pb.HeldSnapshot(
+            name=each.name,
+            state="sealed" if each.sealed else "whole" if each.whole else "partial",
+            step=each.step,
+            generation=each.generation,
+            shards=each.shards,
+            shards_held=len(each.sources),
+            holders=each.holders if each.whole else 0,
+            nodes=sorted(each.nodes, key=natural),
+            bytes=each.bytes,
+            stall_seconds=each.stall_seconds,
+        )
+        for each in snapshot.in_memory
+    ]
+
+
 def generation(snapshot: Snapshot) -> pb.GetGenerationReply:
     """The generation in force, member by member; number 0 before the first."""
     current = snapshot.generation

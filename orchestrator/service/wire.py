@@ -29,6 +29,8 @@ ToNode = (
     | actions.RestartTrainer
     | actions.CheckPair
     | actions.TakeCheckpoint
+    | actions.TakeSnapshot
+    | actions.DropSnapshots
     | actions.SealCheckpoint
     | actions.DeleteCheckpoint
     | actions.StopTraining
@@ -69,6 +71,8 @@ def registration(message: pb.AgentMessage, at: float, cause_id: CauseId) -> even
         agent_pid=checked.count("registration.agent_pid", said.agent_pid),
         generation=checked.generation("registration.generation", said.generation),
         trainers=_statuses("registration.trainers", said.trainers, envelope),
+        memory_address=checked.label("registration.memory_address", said.memory_address),
+        held=wire_state.held("registration.held", said.held),
     )
 
 
@@ -374,6 +378,8 @@ def order(action: ToNode) -> pb.ControllerMessage:
             return pb.ControllerMessage(
                 take_checkpoint=pb.TakeCheckpoint(request=action.request, generation=action.generation)
             )
+        case actions.TakeSnapshot() | actions.DropSnapshots():
+            return wire_state.memory_order(action)
         case actions.SealCheckpoint():
             return pb.ControllerMessage(seal_checkpoint=_seal(action))
         case _:
@@ -390,6 +396,10 @@ def generation(new: Generation, *, members: bool = True, placement: bool = True)
         deal=[pb.Microbatches(indices=indices) for indices in new.deal],
         restore_name=new.restore_name,
         restore_step=new.restore_step,
+        restore_shards=[
+            pb.ShardSource(rank=each.rank, entry=each.entry, addresses=each.addresses)
+            for each in new.restore_shards
+        ],
         reason=new.reason,
     )
 

@@ -1,4 +1,4 @@
-"""Reports about the state that trainers hold: refused, damaged, different between replicas, computed again.
+"""Reports about the state that trainers hold: refused, damaged, different, computed again, copied into host memory.
 
 The part of the converter that `wire.py` would be too long with; as strict as it. Next: `core/refusals.py`,
 `core/corruption.py`, which decide on these.
@@ -6,13 +6,17 @@ The part of the converter that `wire.py` would be too long with; as strict as it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from orchestrator.core import events
+from orchestrator.core import actions, events
+from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import Rank
 from orchestrator.service import checked
 from protos import worker_pb2 as pb
+
+HELD_LIMIT = 512
+"""Shards of one agent: two for each of its devices, and as many for each device that it stands by."""
 
 
 def _restore_failed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
@@ -71,8 +75,52 @@ def _step_redone(message: pb.AgentMessage, envelope: checked.Envelope) -> events
     )
 
 
+def held(field: str, said: Sequence[pb.HeldShard]) -> tuple[HeldShard, ...]:
+    """Shards of snapshots in an agent's memory. Raises WireError."""
+    if len(said) > HELD_LIMIT:
+        raise checked.WireError(field, f"{len(said)} shards, the limit is {HELD_LIMIT}")
+    return tuple(
+        HeldShard(
+            step=checked.step(f"{field}[{index}].step", each.step),
+            generation=checked.generation(f"{field}[{index}].generation", each.generation),
+            rank=Rank(checked.count(f"{field}[{index}].rank", each.rank)),
+            shards=checked.count(f"{field}[{index}].shards", each.shards),
+            bytes=checked.count(f"{field}[{index}].bytes", each.bytes),
+            entry=checked.document(f"{field}[{index}].entry", each.entry),
+            stall_seconds=checked.seconds(f"{field}[{index}].stall_seconds", each.stall_seconds),
+        )
+        for index, each in enumerate(said)
+    )
+
+
+def _snapshots_held(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
+    return events.SnapshotsHeld(
+        at=envelope.at,
+        cause_id=envelope.cause_id,
+        node=envelope.node,
+        incarnation=envelope.incarnation,
+        held=held("snapshots_held.held", message.snapshots_held.held),
+    )
+
+
+def memory_order(action: actions.TakeSnapshot | actions.DropSnapshots) -> pb.ControllerMessage:
+    """What an agent is to take, or to forget, of snapshots in its memory."""
+    if isinstance(action, actions.DropSnapshots):
+        drop = pb.DropSnapshots(names=action.names, reason=action.reason)
+        return pb.ControllerMessage(drop_snapshots=drop)
+    take = pb.TakeSnapshot(
+        request=action.request,
+        generation=action.generation,
+        keep=action.keep,
+        buddy=action.buddy,
+        buddy_address=action.buddy_address,
+    )
+    return pb.ControllerMessage(take_snapshot=take)
+
+
 READERS: Mapping[str, Callable[[pb.AgentMessage, checked.Envelope], events.Event]] = MappingProxyType(
     {
+        "snapshots_held": _snapshots_held,
         "restore_failed": _restore_failed,
         "state_refused": _state_refused,
         "replicas_differed": _replicas_differed,

@@ -93,6 +93,7 @@ generations = Table(
     Column("members", JSON, nullable=False),
     Column("placement", JSON, nullable=False),
     Column("deal", JSON, nullable=False),
+    Column("restore_shards", JSON, nullable=False, server_default=text("'[]'")),
 )
 """`began_at` is empty for a planned generation that no member has joined (yet)."""
 

@@ -112,6 +112,8 @@ class Orders:
                     | actions.StopNode()
                     | actions.StopTraining()
                     | actions.DeleteCheckpoint()
+                    | actions.TakeSnapshot()
+                    | actions.DropSnapshots()
                 ):
                     pass  # configs are known, a job that ends ends the game, a deletion disturbs nobody
                 case _:

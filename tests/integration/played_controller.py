@@ -62,6 +62,15 @@ class PlayedAdmin(admin_pb2_grpc.AdminServicer):
     def ListIncidents(self, request: pb.ListIncidentsRequest, context: Any) -> pb.ListIncidentsReply:  # noqa: N802
         return pb.ListIncidentsReply(incidents=self.view.incidents)
 
+    def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Any) -> pb.ListSnapshotsReply:  # noqa: N802
+        return pb.ListSnapshotsReply(
+            snapshots=[
+                pb.HeldSnapshot(
+                    name="snapshot-00000040.g0003", state="sealed", step=40, shards=4, shards_held=4
+                )
+            ]
+        )
+
     def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Any) -> pb.ListCheckpointsReply:  # noqa: N802
         return pb.ListCheckpointsReply(checkpoints=self.view.checkpoints)
 

@@ -37,6 +37,7 @@ def test_everything_that_is_known_can_be_asked_for(tmp_path: Path) -> None:
         assert len((await admin.stub.ListExperts(pb.ListExpertsRequest())).experts) == 4
         assert len((await admin.stub.ListIncidents(pb.ListIncidentsRequest())).incidents) == 2
         assert len((await admin.stub.ListCheckpoints(pb.ListCheckpointsRequest())).checkpoints) == 1
+        assert not (await admin.stub.ListSnapshots(pb.ListSnapshotsRequest())).snapshots
         assert (await admin.stub.GetGeneration(pb.GetGenerationRequest())).number == 3
 
     run(tmp_path, story)

@@ -24,7 +24,7 @@ from tests.unit.orchestrator.cli import views
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = str(ROOT / "examples" / "stdlib-moe.yaml")
 WAIT_SECONDS = 30.0
-LISTS = ("nodes", "experts", "jobs", "incidents", "events", "checkpoints")
+LISTS = ("nodes", "experts", "jobs", "incidents", "events", "checkpoints", "snapshots")
 
 
 @pytest.fixture(scope="module")

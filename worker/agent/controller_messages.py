@@ -20,6 +20,7 @@ from worker.agent.messages import (
     PartsAcquired,
     ReplicasDiffered,
     RestoreFailed,
+    ShardSource,
     ShardWritten,
     StateRefused,
     StepCommitted,
@@ -52,6 +53,20 @@ class TrainerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeldShard:
+    """A whole shard of a snapshot in this agent's memory, its own or another's."""
+
+    step: int
+    generation: int
+    rank: int
+    shards: int
+    bytes: int
+    entry: str
+    stall_seconds: float = 0.0
+    """What taking it cost training; 0 for a copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
     """The first message of a stream. `generation` is the newest one that this agent has seen, 0 for none."""
 
@@ -61,6 +76,16 @@ class Registration:
     agent_pid: int
     generation: int
     trainers: tuple[TrainerStatus, ...]
+    memory_address: str = ""
+    """Where shards are offered and read; empty for an agent that holds none."""
+    held: tuple[HeldShard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotsHeld:
+    """All shards that this agent holds now."""
+
+    held: tuple[HeldShard, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +153,9 @@ class TrainerSaid:
     """For how long it has waited for a controller, when it is sent."""
 
 
-AgentMessage = Registration | Heartbeat | TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid
+AgentMessage = (
+    Registration | Heartbeat | SnapshotsHeld | TrainerReady | TrainerExited | TrainerFellSilent | TrainerSaid
+)
 
 # ---- controller -> agent ----
 
@@ -156,6 +183,7 @@ class Generation:
     restore_name: str
     restore_step: int
     reason: str
+    restore_shards: tuple[ShardSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +231,23 @@ class TakeCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot:
+    """`keep` is the newest sealed snapshot: what is older is not needed any more. An empty buddy: nobody copies."""
+
+    request: str
+    generation: int
+    keep: str
+    buddy: str
+    buddy_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropSnapshots:
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealCheckpoint:
     trainer: str
     request: str
@@ -237,6 +282,8 @@ ControllerMessage = (
     | RestartTrainer
     | CheckPair
     | TakeCheckpoint
+    | TakeSnapshot
+    | DropSnapshots
     | SealCheckpoint
     | DeleteCheckpoint
     | StopTraining

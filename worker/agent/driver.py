@@ -22,6 +22,8 @@ from worker.agent.events import (
     ControllerConnected,
     ControllerLost,
     ControllerSpoke,
+    CopyArrived,
+    CopyEnded,
     EndAsked,
     Event,
     TrainerEnded,
@@ -29,17 +31,23 @@ from worker.agent.events import (
     TrainerStarted,
 )
 from worker.agent.instructions import (
+    AdmitCallers,
     EndAgent,
+    ForgetShards,
     Instruction,
     KillTrainer,
+    ListShard,
     Note,
+    SendShard,
     SendToController,
     SendToTrainer,
     StartTrainer,
 )
 from worker.agent.machine import Machine
+from worker.agent.memory import HostMemory
 from worker.agent.messages import Report
 from worker.agent.supervisor import TRAINER_COMMAND, SpawnError, Supervisor
+from worker.hostmemory.identity import ShardRecord
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +76,12 @@ class Place:
 class Driver:
     """One agent at work. Made on the event loop; `run` is its life."""
 
-    def __init__(self, machine: Machine, place: Place) -> None:
+    def __init__(self, machine: Machine, place: Place, memory: HostMemory | None = None) -> None:
+        """`memory` is what snapshots are held in; the driver closes it."""
         self._machine = machine
+        self._memory = memory
+        if memory is not None:
+            memory.listen(self)
         self._loop = asyncio.get_running_loop()
         self._supervisor = Supervisor(
             listener=self, workdir=place.workdir, host=place.host, command=place.trainer_command
@@ -106,6 +118,8 @@ class Driver:
             await asyncio.gather(ticking, streaming, return_exceptions=True)
             for number in _END_SIGNALS:
                 self._loop.remove_signal_handler(number)
+            if self._memory is not None:
+                self._memory.close()
 
     async def _tick(self) -> None:
         while True:
@@ -137,6 +151,12 @@ class Driver:
                 at=self._now(), trainer=trainer, start=start, exit_code=exit_code, signal=signal_number
             )
         )
+
+    def on_copy_arrived(self, record: ShardRecord, source: str) -> None:
+        self._feed(CopyArrived(at=self._now(), record=record, source=source))
+
+    def on_copy_ended(self, record: ShardRecord, buddy: str, reason: str) -> None:
+        self._feed(CopyEnded(at=self._now(), record=record, buddy=buddy, reason=reason))
 
     def on_note(self, text: str) -> None:
         log.warning("%s", text)
@@ -177,6 +197,9 @@ class Driver:
                     "killing %s start %d: %s", instruction.trainer, instruction.start, instruction.reason
                 )
                 self._supervisor.kill(instruction.trainer, instruction.start)
+            case AdmitCallers() | ListShard() | SendShard() | ForgetShards():
+                if self._memory is not None:
+                    self._memory.carry_out(instruction)
             case Note():
                 log.info("%s", instruction.text)
             case EndAgent():
@@ -188,7 +211,8 @@ class Driver:
     def _start(self, instruction: StartTrainer) -> None:
         trainer, start = instruction.trainer, instruction.start
         try:
-            pid = self._supervisor.start(trainer, start, instruction.device)
+            slots = self._memory.slots(trainer) if self._memory is not None else ()
+            pid = self._supervisor.start(trainer, start, instruction.device, slots)
         except SpawnError as error:
             log.error("%s", error)
             self.on_exit(trainer, start, SPAWN_FAILED_EXIT_CODE, None)

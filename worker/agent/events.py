@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from worker.agent.controller_messages import ControllerMessage
 from worker.agent.messages import Report
+from worker.hostmemory.identity import ShardRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,24 @@ class TrainerEnded(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CopyArrived(_Event):
+    """Another agent's shard is held here now, verified."""
+
+    record: ShardRecord
+    source: str
+    """The trainer that took it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyEnded(_Event):
+    """The way of an own shard to the buddy has ended; an empty reason: it is held there."""
+
+    record: ShardRecord
+    buddy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClockTicked(_Event):
     """Time has passed."""
 
@@ -80,6 +99,8 @@ Event = (
     | TrainerStarted
     | TrainerReported
     | TrainerEnded
+    | CopyArrived
+    | CopyEnded
     | ClockTicked
     | EndAsked
 )

@@ -6,10 +6,11 @@ start of its process, so that one that comes too late hits nobody.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.agent.controller_messages import AgentMessage
 from worker.agent.messages import Order
+from worker.hostmemory.identity import ShardId, ShardRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,40 @@ class SendToController:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdmitCallers:
+    """From now on the memory server takes requests of this job."""
+
+    job: str
+    copy_token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListShard:
+    """A slot of a trainer holds a whole shard: others may read it."""
+
+    trainer: str
+    slot: int
+    record: ShardRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendShard:
+    """Have the buddy's agent hold an own shard as well, in the background."""
+
+    trainer: str
+    record: ShardRecord
+    buddy: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetShards:
+    """Nobody may read these any more; the memory of copies is freed."""
+
+    shards: tuple[ShardId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
     """Write a line into the agent's log: what was decided or refused, and why."""
 
@@ -56,4 +91,15 @@ class EndAgent:
     exit_code: int
 
 
-Instruction = StartTrainer | KillTrainer | SendToTrainer | SendToController | Note | EndAgent
+Instruction = (
+    StartTrainer
+    | KillTrainer
+    | SendToTrainer
+    | SendToController
+    | AdmitCallers
+    | ListShard
+    | SendShard
+    | ForgetShards
+    | Note
+    | EndAgent
+)

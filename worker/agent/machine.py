@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+from worker.agent import errands, policy
 from worker.agent import messages as to_trainer
-from worker.agent import policy
 from worker.agent.controller_messages import (
     Acquire,
     Assign,
     CheckPair,
     ControllerMessage,
     DeleteCheckpoint,
+    DropSnapshots,
     Fence,
     Generation,
     Heartbeat,
@@ -32,6 +33,7 @@ from worker.agent.controller_messages import (
     Shutdown,
     StopTraining,
     TakeCheckpoint,
+    TakeSnapshot,
     TrainerSaid,
     Welcome,
 )
@@ -42,18 +44,21 @@ from worker.agent.events import (
     ControllerConnected,
     ControllerLost,
     ControllerSpoke,
+    CopyArrived,
+    CopyEnded,
     EndAsked,
     Event,
     TrainerEnded,
     TrainerReported,
     TrainerStarted,
 )
-from worker.agent.instructions import EndAgent, Instruction
+from worker.agent.instructions import AdmitCallers, EndAgent, Instruction
 from worker.agent.lifecycle import Link, State, Trigger, follow
 from worker.agent.outbox import Outbox
 from worker.agent.outgoing import Outgoing
 from worker.agent.policy import ConfigError, Policy
 from worker.agent.seats import seat_of
+from worker.agent.snapshots import Snapshots
 from worker.agent.step_ring import KeptStep, StepRing
 
 EXIT_DONE = 0
@@ -67,6 +72,8 @@ _Order = (
     | RestartTrainer
     | CheckPair
     | TakeCheckpoint
+    | TakeSnapshot
+    | DropSnapshots
     | SealCheckpoint
     | DeleteCheckpoint
     | StopTraining
@@ -86,7 +93,9 @@ class Machine:
         workdir: str,
         devices: int | None,
         at: float,
+        memory_address: str = "",
     ) -> None:
+        """`memory_address` is where this agent's memory server listens; empty where there is none."""
         self.node = node
         self.state = State.JOINING
         self.newest = 0
@@ -96,7 +105,9 @@ class Machine:
         self.policy: Policy | None = None
         self.ring = StepRing(policy.STEP_RECORDS_LIMIT)
         self.outgoing = Outgoing(Outbox(limit=policy.OUTBOX_LIMIT, settled_seconds=policy.SETTLED_SECONDS))
+        self.snapshots = Snapshots(self.outgoing)
         self.crew: Crew | None = None
+        self._memory_address = memory_address
         self._incarnation = incarnation
         self._labels = tuple(sorted(labels.items()))
         self._agent_pid = agent_pid
@@ -120,6 +131,10 @@ class Machine:
                 self._hear(event.message, event.at)
             case TrainerStarted() | TrainerReported() | TrainerEnded():
                 self._trainer_event(event)
+            case CopyArrived():
+                self.snapshots.arrived(event)
+            case CopyEnded():
+                self.snapshots.sent(event)
             case ClockTicked():
                 self._tick(event.at)
             case EndAsked():
@@ -140,6 +155,8 @@ class Machine:
             agent_pid=self._agent_pid,
             generation=self.newest,
             trainers=self.crew.statuses(event.at) if self.crew else (),
+            memory_address=self._memory_address,
+            held=self.snapshots.held(),
         )
         self.outgoing.send(registration)
 
@@ -169,13 +186,12 @@ class Machine:
                 self._take_checkpoint(crew, message, at)
             case StopTraining():
                 self._stop_training(crew, message)
+            case TakeSnapshot():
+                self._take_snapshot(crew, message)
+            case DropSnapshots():
+                self.snapshots.drop(message)
             case Acquire() | RestartTrainer() | CheckPair() | SealCheckpoint() | DeleteCheckpoint():
-                device = crew.devices.get(message.trainer)
-                if device is None:
-                    name = type(message).__name__
-                    self.outgoing.note(f"{name} for {message.trainer}, not of this node: ignored")
-                else:
-                    self._obey_for(crew, device, message, at)
+                errands.run(crew, self.outgoing, message, self.floor, at)
             case _:
                 assert_never(message)
 
@@ -210,6 +226,7 @@ class Machine:
             job=JobOrder(config=message.config, workdir=self._workdir, copy_token=message.copy_token),
             outgoing=self.outgoing,
         )
+        self.outgoing.emit(AdmitCallers(job=str(config.get("name")), copy_token=message.copy_token))
         for device in self.crew.devices.values():
             self.crew.start(device, at, "the job is known")
 
@@ -312,12 +329,8 @@ class Machine:
 
     # ---- orders for members ----
 
-    def _why_stale(self, generation: int) -> str:
-        """Empty for an order of a generation that still counts."""
-        return "" if generation >= self.floor else f"generation {generation} is over: {self.floor} runs"
-
     def _take_checkpoint(self, crew: Crew, message: TakeCheckpoint, at: float) -> None:
-        stale = self._why_stale(message.generation)
+        stale = errands.why_stale(message.generation, self.floor)
         order = to_trainer.TakeCheckpoint(request=message.request, generation=message.generation)
         for device in crew.seated():
             if stale:
@@ -326,91 +339,18 @@ class Machine:
             else:
                 self.outgoing.tell(device, order)
 
+    def _take_snapshot(self, crew: Crew, message: TakeSnapshot) -> None:
+        if stale := errands.why_stale(message.generation, self.floor):
+            self.outgoing.note(f"TakeSnapshot ignored: {stale}")
+        else:
+            self.snapshots.take(message, crew.seated())
+
     def _stop_training(self, crew: Crew, message: StopTraining) -> None:
-        if stale := self._why_stale(message.generation):
+        if stale := errands.why_stale(message.generation, self.floor):
             self.outgoing.note(f"StopTraining ignored: {stale}")
             return
         order = to_trainer.StopTraining(request=message.request, generation=message.generation)
         for device in crew.seated():
-            self.outgoing.tell(device, order)
-
-    # ---- orders for one trainer ----
-
-    def _obey_for(
-        self,
-        crew: Crew,
-        device: Device,
-        message: Acquire | RestartTrainer | CheckPair | SealCheckpoint | DeleteCheckpoint,
-        at: float,
-    ) -> None:
-        match message:
-            case Acquire():
-                self._acquire(device, message, at)
-            case RestartTrainer():
-                crew.restart(device, message, at)
-            case CheckPair():
-                self._check_pair(device, message, at)
-            case SealCheckpoint():
-                self._seal(device, message, at)
-            case DeleteCheckpoint():
-                if device.usable:
-                    self.outgoing.tell(device, to_trainer.DeleteCheckpoint(name=message.name))
-                else:
-                    self.outgoing.note(f"{message.name} is not deleted now: {device.trainer} is not ready")
-            case _:
-                assert_never(message)
-
-    def _acquire(self, device: Device, message: Acquire, at: float) -> None:
-        reason = self._why_stale(message.generation)
-        if not reason and not device.usable:
-            reason = "the trainer is not ready"
-        if reason:
-            failed = to_trainer.AcquisitionFailed(acquisition=message.acquisition, reason=reason)
-            self.outgoing.pass_on(device, failed, at)
-            return
-        order = to_trainer.AcquireParts(
-            acquisition=message.acquisition, generation=message.generation, donors=message.donors
-        )
-        self.outgoing.tell(device, order)
-
-    def _check_pair(self, device: Device, message: CheckPair, at: float) -> None:
-        if not device.usable:
-            failed = to_trainer.PairChecked(
-                check=message.check,
-                outcome="failed",
-                right=False,
-                digest="",
-                compute_seconds=0.0,
-                exchange_seconds=0.0,
-                reason="the trainer is not ready",
-            )
-            self.outgoing.pass_on(device, failed, at)
-            return
-        order = to_trainer.CheckPair(
-            check=message.check,
-            generation=message.generation,
-            rank=message.rank,
-            store_address=message.store_address,
-            limit_seconds=message.limit_seconds,
-        )
-        self.outgoing.tell(device, order)
-
-    def _seal(self, device: Device, message: SealCheckpoint, at: float) -> None:
-        """Sealing needs only what is on durable storage, so a fresh process may do what the last one began."""
-        order = to_trainer.SealCheckpoint(
-            request=message.request,
-            generation=message.generation,
-            step=message.step,
-            name=message.name,
-            shards=message.shards,
-        )
-        if not device.running and device.restart_at is None:
-            reason = f"{device.trainer} has no process any more"
-            failed = to_trainer.CheckpointFailed(request=message.request, reason=reason)
-            self.outgoing.pass_on(device, failed, at)
-            return
-        device.remember_seal(order)
-        if device.usable:
             self.outgoing.tell(device, order)
 
     # ---- trainers ----
@@ -445,6 +385,10 @@ class Machine:
             case to_trainer.CommunicationFailed() | to_trainer.StateRefused() | to_trainer.ReplicasDiffered():
                 if report.generation < self.floor:
                     return
+            case to_trainer.SnapshotTaken():
+                if report.generation >= self.floor:
+                    self.snapshots.taken(device, report)
+                return
             case to_trainer.GenerationJoined():
                 self._raise_floor(report.generation)
             case to_trainer.CheckpointSealed() | to_trainer.CheckpointFailed():

@@ -20,6 +20,15 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSource:
+    """A shard of the snapshot that a generation goes back to, what is in it, and the memory servers that hold it."""
+
+    rank: int
+    entry: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
     """A generation as a trainer sees it. `rank` is -1 for a trainer that is not a member."""
 
@@ -32,6 +41,8 @@ class Assignment:
     deal: tuple[tuple[int, ...], ...]
     restore_name: str
     restore_step: int
+    restore_shards: tuple[ShardSource, ...]
+    """Of a snapshot in host memory; empty where `restore_name` is a checkpoint."""
     reason: str
 
 
@@ -75,6 +86,15 @@ class TakeCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeSnapshot:
+    """Copy this rank's share into a slot of shared memory, at the boundary that all members agree on."""
+
+    request: str
+    generation: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealCheckpoint:
     request: str
     generation: int
@@ -110,6 +130,7 @@ Order = (
     | TakeSeat
     | AcquireParts
     | TakeCheckpoint
+    | TakeSnapshot
     | SealCheckpoint
     | DeleteCheckpoint
     | StopTraining
@@ -192,6 +213,8 @@ class ShardWritten:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFailed:
+    """Of a snapshot too: the request says which."""
+
     request: str
     reason: str
 
@@ -203,6 +226,22 @@ class CheckpointSealed:
     name: str
     path: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotTaken:
+    """This rank's share is in the slot, hashed: `entry` is what a checkpoint's manifest would say of it."""
+
+    request: str
+    generation: int
+    step: int
+    rank: int
+    shards: int
+    slot: int
+    entry: str
+    bytes: int
+    stall_seconds: float
+    """For which training stood still: comparing replicas, and the copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +328,7 @@ Report = (
     | ShardWritten
     | CheckpointFailed
     | CheckpointSealed
+    | SnapshotTaken
     | RestoreFailed
     | StateRefused
     | ReplicasDiffered

@@ -17,5 +17,6 @@ def seat_of(generation: Generation, rank: int) -> Assignment:
         deal=generation.deal,
         restore_name=generation.restore_name,
         restore_step=generation.restore_step,
+        restore_shards=generation.restore_shards,
         reason=generation.reason,
     )

@@ -82,18 +82,18 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._running: dict[str, _Running] = {}
 
-    def start(self, trainer: str, start: int, device: int) -> int:
-        """Start a process and give its pid. Raises SpawnError."""
+    def start(self, trainer: str, start: int, device: int, slots: Sequence[int] = ()) -> int:
+        """Start a process and give its pid; it shares the memory of `slots`. Raises SpawnError."""
         assert trainer not in self._running, f"{trainer} has a process already"
         ours, theirs = pair()
         try:
             with theirs, self._open_log(trainer) as log:
                 process = subprocess.Popen(
-                    [*self._command, *self._arguments(trainer, start, device, theirs)],
+                    [*self._command, *self._arguments(trainer, start, device, theirs), *_named(slots)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *slots),
                     process_group=0,
                     env=ONE_THREAD | self._environment,
                 )
@@ -190,6 +190,10 @@ class Supervisor:
         for task in pending:
             task.cancel()
         return not pending
+
+
+def _named(slots: Sequence[int]) -> list[str]:
+    return ["--slots", ",".join(map(str, slots))] if slots else []
 
 
 def _signal_group(running: _Running, number: signal.Signals) -> None:

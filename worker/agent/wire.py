@@ -34,8 +34,13 @@ def outgoing(message: AgentMessage) -> pb.AgentMessage:
                 agent_pid=message.agent_pid,
                 generation=message.generation,
                 trainers=[_status(status) for status in message.trainers],
+                memory_address=message.memory_address,
+                held=[_held(shard) for shard in message.held],
             )
             return pb.AgentMessage(registration=registration)
+        case said.SnapshotsHeld():
+            shards = [_held(shard) for shard in message.held]
+            return pb.AgentMessage(snapshots_held=pb.SnapshotsHeld(held=shards))
         case said.Heartbeat():
             statuses = [_status(status) for status in message.trainers]
             return pb.AgentMessage(heartbeat=pb.Heartbeat(trainers=statuses))
@@ -67,6 +72,10 @@ def _source(
 
 def _status(status: said.TrainerStatus) -> pb.TrainerStatus:
     return pb.TrainerStatus(**dataclasses.asdict(status))
+
+
+def _held(shard: said.HeldShard) -> pb.HeldShard:
+    return pb.HeldShard(**dataclasses.asdict(shard))
 
 
 _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
@@ -129,6 +138,10 @@ def _assign(message: pb.Assign) -> ControllerMessage:
         deal=tuple(tuple(share.indices) for share in new.deal),
         restore_name=new.restore_name,
         restore_step=new.restore_step,
+        restore_shards=tuple(
+            messages.ShardSource(rank=shard.rank, entry=shard.entry, addresses=tuple(shard.addresses))
+            for shard in new.restore_shards
+        ),
         reason=new.reason,
     )
     return said.Assign(generation=generation, reported_through=message.reported_through)
@@ -181,6 +194,20 @@ def _take_checkpoint(message: pb.TakeCheckpoint) -> ControllerMessage:
     return said.TakeCheckpoint(request=message.request, generation=message.generation)
 
 
+def _take_snapshot(message: pb.TakeSnapshot) -> ControllerMessage:
+    return said.TakeSnapshot(
+        request=message.request,
+        generation=message.generation,
+        keep=message.keep,
+        buddy=message.buddy,
+        buddy_address=message.buddy_address,
+    )
+
+
+def _drop_snapshots(message: pb.DropSnapshots) -> ControllerMessage:
+    return said.DropSnapshots(names=tuple(message.names), reason=message.reason)
+
+
 def _seal_checkpoint(message: pb.SealCheckpoint) -> ControllerMessage:
     return said.SealCheckpoint(
         trainer=message.trainer,
@@ -212,6 +239,8 @@ _READERS: dict[str | None, Callable[[Any], ControllerMessage]] = {
     "restart_trainer": _restart_trainer,
     "check_pair": _check_pair,
     "take_checkpoint": _take_checkpoint,
+    "take_snapshot": _take_snapshot,
+    "drop_snapshots": _drop_snapshots,
     "seal_checkpoint": _seal_checkpoint,
     "delete_checkpoint": _delete_checkpoint,
     "stop_training": _stop_training,

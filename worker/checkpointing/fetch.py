@@ -31,8 +31,6 @@ from worker.checkpointing.frames import (
     Beat,
     Blob,
     Channel,
-    ChannelError,
-    ChannelGivenUp,
     Digest,
     Ended,
     Hello,
@@ -40,9 +38,13 @@ from worker.checkpointing.frames import (
     Refused,
     Subscribe,
     Welcome,
-    connect,
 )
 from worker.checkpointing.parts import PartTensors, byte_view, dtype_of, precision_of
+from worker.transfer.frames import (
+    ChannelError,
+    ChannelGivenUp,
+    connect,
+)
 
 CHUNK_BYTES = 1 << 20
 _LOOK_SECONDS = 0.05

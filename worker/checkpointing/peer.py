@@ -24,7 +24,6 @@ from worker.checkpointing.frames import (
     Beat,
     Blob,
     Channel,
-    ChannelError,
     Digest,
     Ended,
     Hello,
@@ -32,8 +31,11 @@ from worker.checkpointing.frames import (
     Subscribe,
     Welcome,
 )
-from worker.checkpointing.pace import Pace
 from worker.checkpointing.parts import PartTensors, byte_view, precision_of
+from worker.transfer.frames import (
+    ChannelError,
+)
+from worker.transfer.pace import Pace
 
 _ACCEPT_SECONDS = 0.1
 

@@ -30,7 +30,7 @@ from worker.checkpointing.manifest import (
 from worker.checkpointing.names import KINDS, MANIFEST_FILE, CheckpointId, tensor_name
 from worker.checkpointing.parts import PartTensors, all_finite, byte_view, dtype_of
 from worker.checkpointing.sealing import read_text
-from worker.checkpointing.storage import Source, Storage
+from worker.checkpointing.storage import Readable, Source
 from worker.checkpointing.tensorfile import LENGTH_BYTES, HeaderInvalid, Span, decode_header, header_length
 
 CHUNK_BYTES = 4 << 20
@@ -63,7 +63,7 @@ class CheckpointReader:
 
     def __init__(
         self,
-        storage: Storage,
+        storage: Readable,
         checkpoint: CheckpointId,
         *,
         refuse_non_finite: bool,

@@ -21,7 +21,7 @@ from worker.checkpointing.names import (
     parse_sealed,
     temporary,
 )
-from worker.checkpointing.storage import Storage
+from worker.checkpointing.storage import Readable, Storage
 from worker.checkpointing.writer import write_error
 
 
@@ -113,7 +113,7 @@ def _store_manifest(storage: Storage, folder: str, text: str, unfinished: str) -
     storage.sync_folder(folder)
 
 
-def read_text(storage: Storage, name: str) -> str:
+def read_text(storage: Readable, name: str) -> str:
     """A small file as text; raises OSError, or ValueError where it is not UTF-8."""
     source = storage.open(name)
     try:

@@ -78,7 +78,7 @@ class SnapshotBuffer:
                 return Busy(step=self._out, held_seconds=time.monotonic() - self._out_since)
             body = self._storage(sum(len(KINDS) * piece.length for piece in pieces), dtype)
             self._out, self._out_since = step, time.monotonic()
-        _copy_pieces(body, pieces, states)
+        copy_pieces(body, pieces, states)
         return Snapshot(step=step, pieces=tuple(pieces), precision=precision_of(dtype), body=body)
 
     def give_back(self, snapshot: Snapshot) -> None:
@@ -97,7 +97,8 @@ class SnapshotBuffer:
         return self._buffer[:elements]
 
 
-def _copy_pieces(body: Tensor, pieces: Sequence[Piece], states: Mapping[str, PartTensors]) -> None:
+def copy_pieces(body: Tensor, pieces: Sequence[Piece], states: Mapping[str, PartTensors]) -> None:
+    """Copy the pieces, one after the other, each as weights, m and v; returns when the state may be written again."""
     offset = 0
     pinned = body.is_pinned()
     devices: set[torch.device] = set()

@@ -44,7 +44,14 @@ class Source(Protocol):
         """Ends the reading."""
 
 
-class Storage(Protocol):
+class Readable(Protocol):
+    """Where a saved state can be read: all that a reader needs of a storage."""
+
+    def open(self, name: str) -> Source:
+        """Opens a file for reading."""
+
+
+class Storage(Readable, Protocol):
     """Where checkpoints are kept. One storage holds the checkpoints of one job."""
 
     def describe(self, name: str) -> str:
@@ -55,9 +62,6 @@ class Storage(Protocol):
 
     def create(self, name: str) -> Sink:
         """Opens a file for writing, empty."""
-
-    def open(self, name: str) -> Source:
-        """Opens a file for reading."""
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if there is none."""

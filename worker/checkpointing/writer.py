@@ -21,11 +21,11 @@ from torch import Tensor
 from worker.checkpointing.errors import CheckpointWriteError
 from worker.checkpointing.manifest import Piece, Shard, StoredPiece, shard_digest
 from worker.checkpointing.names import CheckpointId, shard_file, temporary
-from worker.checkpointing.pace import Pace
 from worker.checkpointing.parts import PartTensors, all_finite, byte_view
 from worker.checkpointing.snapshot import Busy, Snapshot, SnapshotBuffer
 from worker.checkpointing.storage import Sink, Storage
 from worker.checkpointing.tensorfile import body_bytes, encode_header
+from worker.transfer.pace import Pace
 
 _REMEDIES: Mapping[int, str] = {
     errno.ENOSPC: "free space there, keep fewer checkpoints, or choose another checkpoint folder",

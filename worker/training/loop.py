@@ -32,6 +32,7 @@ from worker.training.integrity import ReplicasDiffer
 from worker.training.orders import Orders
 from worker.training.regroup import Entry
 from worker.training.saving import Saves
+from worker.training.snapshots import Snapshots
 from worker.training.step import NotFinite, Session, run_step
 from worker.training.tally import Pending, Tally
 
@@ -72,6 +73,7 @@ class Loop:
         orders: Orders,
         seating: Seating,
         saves: Saves,
+        snapshots: Snapshots,
         pulse: Pulse,
         report: Callable[[Report], None],
         steps: int,
@@ -79,6 +81,7 @@ class Loop:
         self._orders = orders
         self._seating = seating
         self._saves = saves
+        self._snapshots = snapshots
         self._pulse = pulse
         self._report = report
         self._steps = steps
@@ -113,7 +116,7 @@ class Loop:
                         ReplicasDiffered(generation=seen, step=error.version, findings=error.findings)
                     )
             except (CheckpointDamaged, CheckpointMismatch) as error:
-                self._report(_refusal(seen, error))
+                self._report(_refusal(assignment, error))
             finally:
                 self._pulse.phase = "ready" if idle is None else "finished"
                 self._seating.leave()
@@ -171,8 +174,14 @@ class Loop:
         """Carry out what all members had been told when they voted. False when training stops here."""
         self._pulse.enter("boundary")
         world = session.group.world
-        if tally.agreed(Pending.CHECKPOINT, pending.get(Pending.CHECKPOINT), world):
+        began = time.monotonic()
+        saves = tally.agreed(Pending.CHECKPOINT, pending.get(Pending.CHECKPOINT), world)
+        copies = tally.agreed(Pending.SNAPSHOT, pending.get(Pending.SNAPSHOT), world)
+        if saves or copies:
             session.check.compare_at_boundary(session.group, session.state)
+        if copies and (snapshot := self._orders.take_snapshot()) is not None:
+            self._snapshots.take(snapshot, assignment, began)
+        if saves:
             order = self._orders.take_checkpoint()
             if order is not None:
                 self._saves.take(order, assignment)
@@ -204,11 +213,11 @@ class Loop:
         return save
 
 
-def _refusal(generation: int, error: CheckpointDamaged | CheckpointMismatch) -> RestoreFailed:
+def _refusal(assignment: Assignment, error: CheckpointDamaged | CheckpointMismatch) -> RestoreFailed:
     damaged = isinstance(error, CheckpointDamaged)
     return RestoreFailed(
-        generation=generation,
-        name=error.checkpoint,
+        generation=assignment.number,
+        name=assignment.restore_name,
         shard=error.shard if isinstance(error, CheckpointDamaged) else error.field,
         reason=str(error),
         damaged=damaged,

@@ -23,6 +23,7 @@ from worker.agent.messages import (
     StopTraining,
     TakeCheckpoint,
     TakeSeat,
+    TakeSnapshot,
 )
 from worker.parallel.groups import Watch
 from worker.training.tally import Pending
@@ -48,6 +49,7 @@ class Orders:
         self._seat: Assignment | None = None
         self._planned: Assignment | None = None
         self._checkpoint: TakeCheckpoint | None = None
+        self._snapshot: TakeSnapshot | None = None
         self._stop: StopTraining | None = None
         self._check: CheckPair | None = None
         self.closed = False
@@ -62,6 +64,8 @@ class Orders:
                 self._receive_seat(assignment)
             case TakeCheckpoint():
                 self._keep(checkpoint=order)
+            case TakeSnapshot():
+                self._keep(snapshot=order)
             case StopTraining():
                 self._keep(stop=order)
             case CheckPair():
@@ -98,12 +102,14 @@ class Orders:
         self,
         *,
         checkpoint: TakeCheckpoint | None = None,
+        snapshot: TakeSnapshot | None = None,
         stop: StopTraining | None = None,
         check: CheckPair | None = None,
     ) -> None:
         with self._condition:
             self._check = check or self._check
             self._checkpoint = checkpoint or self._checkpoint
+            self._snapshot = snapshot or self._snapshot
             self._stop = stop or self._stop
             self._condition.notify_all()
 
@@ -115,6 +121,8 @@ class Orders:
                 labels[Pending.PLANNED_GENERATION] = str(self._planned.number)
             if self._checkpoint is not None:
                 labels[Pending.CHECKPOINT] = self._checkpoint.request
+            if self._snapshot is not None:
+                labels[Pending.SNAPSHOT] = self._snapshot.request
             if self._stop is not None:
                 labels[Pending.STOP] = self._stop.request
             return labels
@@ -123,6 +131,12 @@ class Orders:
         """The pending checkpoint order, which is thereby done with."""
         with self._condition:
             order, self._checkpoint = self._checkpoint, None
+            return order
+
+    def take_snapshot(self) -> TakeSnapshot | None:
+        """The pending snapshot order, which is thereby done with."""
+        with self._condition:
+            order, self._snapshot = self._snapshot, None
             return order
 
     def take_check(self) -> CheckPair | None:

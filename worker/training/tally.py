@@ -21,6 +21,7 @@ class Pending(Enum):
     PLANNED_GENERATION = 0
     CHECKPOINT = 1
     STOP = 2
+    SNAPSHOT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

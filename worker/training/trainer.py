@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,8 @@ from worker.agent.messages import Assignment, Beat, CheckPair, Configure, PairCh
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.peer import PeerServer, ServerLimits
-from worker.model.compute import ComputeConfig
+from worker.hostmemory.client import Caller
+from worker.hostmemory.server import Secret
 from worker.model.config import ModelConfig
 from worker.model.fields import FieldError
 from worker.model.stages import Stages
@@ -37,6 +37,7 @@ from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, plan_replicas
 from worker.parallel.routing import Route, plan_route
 from worker.parallel.schedule import Kind, plan
+from worker.settings import TrainerSettings
 from worker.training.acquire import Acquisitions
 from worker.training.base_checkpoint import Base
 from worker.training.data import BatchConfig, DataError, Windows, open_text
@@ -44,12 +45,13 @@ from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
 from worker.training.integrity import ReplicaCheck
 from worker.training.loop import Loop
-from worker.training.memory import FOLDER, Meter
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.orders import Handlers, Orders
 from worker.training.pair_check import Place, check_pair
 from worker.training.regroup import Entrance, Entry, enter, held_experts, stage_of_rank
-from worker.training.saving import Identity, Saves
+from worker.training.saved_state import Identity
+from worker.training.saving import Saves
+from worker.training.snapshots import Snapshots
 from worker.training.state import TrainingState
 from worker.training.step import Session, StepShape, clip_factor, record_of
 from worker.training.tally import TallyLayout
@@ -71,7 +73,6 @@ class JobView:
     config: Mapping[str, Any]
     model: ModelConfig
     optimizer: OptimizerConfig
-    compute: ComputeConfig
     seed: int
     steps: int
     shape: StepShape
@@ -94,7 +95,6 @@ class JobView:
             config=config,
             model=model,
             optimizer=optimizer,
-            compute=ComputeConfig.from_mapping(config["compute"]),
             seed=int(config["seed"]),
             steps=int(config["steps"]),
             shape=shape,
@@ -121,12 +121,10 @@ class Frame:
     channel: TrainerChannel
     watch: Watch
     pulse: Pulse
-    trainer: str
-    bind_host: str
-    workdir: Path
+    settings: TrainerSettings
 
 
-def run(channel: TrainerChannel, *, trainer: str, bind_host: str, workdir: Path) -> int:
+def run(channel: TrainerChannel, settings: TrainerSettings) -> int:
     """Live until the agent is gone. Returns the exit code of the process."""
     watch, pulse = Watch(), Pulse()
     configured: queue.Queue[Configure] = queue.Queue()
@@ -150,9 +148,7 @@ def run(channel: TrainerChannel, *, trainer: str, bind_host: str, workdir: Path)
         return 1
     _start_beating(channel, pulse)
     try:
-        frame = Frame(
-            channel=channel, watch=watch, pulse=pulse, trainer=trainer, bind_host=bind_host, workdir=workdir
-        )
+        frame = Frame(channel=channel, watch=watch, pulse=pulse, settings=settings)
         return _live(frame, order, orders, late)
     except ChannelClosed:
         return 0
@@ -174,6 +170,7 @@ def _live(frame: Frame, order: Configure, orders: Orders, late: dict[str, Any]) 
         orders=orders,
         seating=body,
         saves=body.saves,
+        snapshots=body.snapshots,
         pulse=frame.pulse,
         report=frame.channel.send,
         steps=body.job.steps,
@@ -206,7 +203,8 @@ class Body:
 
     def __init__(self, frame: Frame, order: Configure) -> None:
         self.job = JobView.of(json.loads(order.config))
-        channel, trainer, bind_host = frame.channel, frame.trainer, frame.bind_host
+        channel, settings = frame.channel, frame.settings
+        trainer, bind_host = settings.trainer, settings.bind_host
         self._channel, self._watch, self._pulse = channel, frame.watch, frame.pulse
         self._device = _device(trainer, str(self.job.config["cluster"]["device"]))
         self._bind_host = bind_host
@@ -250,11 +248,17 @@ class Body:
             precision=str(self._state.dense_P.dtype).removeprefix("torch."),
             base=self.job.base(self._state.layout_id),
         )
-        self._memory_file = frame.workdir / FOLDER / f"{trainer.replace('/', '.')}.json"
-        checkpoints = frame.workdir / "checkpoints"
+        checkpoints = settings.workdir / "checkpoints"
         victim = Victim(state=self._state, checkpoints=checkpoints)
-        self._faults = Faults(config["faults"], trainer, frame.workdir / "faults", victim)
+        self._faults = Faults(config["faults"], trainer, settings.workdir / "faults", victim)
         self.saves = Saves(checkpoints, identity, self._state, channel.send, self._faults.shard_begins)
+        self.snapshots = Snapshots(
+            slots=settings.slots,
+            identity=identity,
+            state=self._state,
+            report=channel.send,
+            caller=Caller(name=trainer, secret=Secret(job=config["name"], token=token)),
+        )
         self._group: Group | None = None
         self._begun = ABSENT
         frame.pulse.on_enter = self._faults.strike
@@ -270,19 +274,13 @@ class Body:
 
     def warm_up(self) -> None:
         """Load lazily what a first step loads, so that a spare loses no time when it walks on."""
-        warm_up(self.job.model, self.job.compute, self._optimizer, self._device)
-        self._meter = Meter(self._device, self._memory_file)
+        warm_up(self.job.model, self._optimizer, self._device)
 
     def _model_of(self, stage: int) -> Transformer:
         """Shapes only, of one stage's layers: the state gives them numbers."""
         job, share = self.job, self.job.stages.share(stage)
         return Transformer(
-            job.model,
-            seed=job.seed,
-            dispatcher=LocalDispatcher(0),
-            device=self._device,
-            share=share,
-            compute=job.compute,
+            job.model, seed=job.seed, dispatcher=LocalDispatcher(0), device=self._device, share=share
         )
 
     def enter(self, assignment: Assignment) -> tuple[Session, Entry]:
@@ -338,7 +336,9 @@ class Body:
         def still_wanted(_count: int) -> None:
             self._watch.check(assignment.number)
 
-        if assignment.restore_name:
+        if assignment.restore_shards:
+            self.snapshots.restore(assignment, experts, still_wanted, stage=stage)
+        elif assignment.restore_name:
             self.saves.restore(assignment.restore_name, experts, still_wanted, stage=stage)
         else:
             self.saves.begin(experts, still_wanted, stage=stage)
@@ -416,7 +416,6 @@ class Body:
     def leave(self) -> None:
         """See `loop.Seating`."""
         if self._group is not None:
-            self._meter.write()
             self._group.abandon()
             self._group = None
 

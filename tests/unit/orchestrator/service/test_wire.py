@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core import actions, events
+from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
 from orchestrator.core.state import Generation, GenerationKind, Member
 from orchestrator.service import checked, wire
@@ -63,8 +64,20 @@ stream = {"at": st.just(AT), "cause_id": st.just(CAUSE), "incarnation": st.just(
 source = {**stream, "trainer": st.just(TRAINER), "start": counts, "age_seconds": seconds}
 place = {"generation": steps, "step": steps}
 
+held = st.builds(
+    HeldShard,
+    step=steps,
+    generation=steps,
+    rank=counts,
+    shards=counts,
+    bytes=steps,
+    entry=st.just('{"file": "rank-00000.safetensors"}'),
+    stall_seconds=seconds,
+)
+
 REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = {
     events.HeartbeatReceived: {**stream, "node": st.just(NODE), "trainers": st.lists(statuses, max_size=3).map(tuple)},
+    events.SnapshotsHeld: {**stream, "node": st.just(NODE), "held": st.lists(held, max_size=3).map(tuple)},
     events.TrainerBecameReady: {**source, "status": statuses},
     events.TrainerExited: {
         **source,
@@ -132,7 +145,7 @@ def test_every_kind_of_report_is_tried_above() -> None:
     assert len(REPORTS) == len(KINDS) - 1, "all but the registration"
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"registration", "heartbeat"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"registration", "heartbeat", "snapshots_held"}))
 def test_every_kind_of_report_has_a_reader(kind: str) -> None:
     """A message added to the proto without a reader would end the stream of the first agent that sends it."""
     message = pb.AgentMessage()
@@ -292,12 +305,23 @@ ORDERS: list[wire.ToNode] = [
         **_HEAD, trainer=TRAINER, check="chk-1", rank=1, store_address="h:3", limit_seconds=10.0
     ),
     actions.TakeCheckpoint(**_HEAD, request="c-1"),
+    actions.TakeSnapshot(
+        **_HEAD,
+        request="snap-1-0001",
+        keep="snapshot-00000009.g0002",
+        buddy=NodeId("node-2"),
+        buddy_address="h:5",
+    ),
+    actions.DropSnapshots(**_HEAD, names=("snapshot-00000009.g0002",), reason="it is not sound"),
     actions.SealCheckpoint(
         **_HEAD, trainer=TRAINER, request="c-1", step=Step(9), name="step-9", shards=("{}", '{"a": 1}')
     ),
     actions.DeleteCheckpoint(**_HEAD, trainer=TRAINER, name="step-1"),
     actions.StopTraining(**_HEAD, request="s-1"),
 ]
+
+
+WITHOUT_GENERATION = {"restart_trainer", "delete_checkpoint", "drop_snapshots"}
 
 
 def test_every_action_for_a_node_is_tried_below() -> None:
@@ -317,10 +341,10 @@ def test_an_order_leaves_whole(action: wire.ToNode) -> None:
     if isinstance(action, actions.Assign):
         carried.remove("generation")
         assert body.generation.number == action.assignment.number
-    assert carried - names <= ({"generation"} if kind in {"restart_trainer", "delete_checkpoint"} else set())
+    assert carried - names <= ({"generation"} if kind in WITHOUT_GENERATION else set())
     for name in sorted(carried & names):
         said = getattr(body, name)
-        assert (tuple(said) if name == "shards" else said) == getattr(action, name)
+        assert (tuple(said) if name in {"shards", "names"} else said) == getattr(action, name)
 
 
 def test_an_assignment_leaves_whole() -> None:

@@ -34,10 +34,14 @@ from worker.agent.events import (
     TrainerStarted,
 )
 from worker.agent.instructions import (
+    AdmitCallers,
     EndAgent,
+    ForgetShards,
     Instruction,
     KillTrainer,
+    ListShard,
     Note,
+    SendShard,
     SendToController,
     SendToTrainer,
     StartTrainer,
@@ -95,7 +99,7 @@ class Referee:
                     self._message(message)
                 case EndAgent():
                     self._over = True
-                case Note():
+                case Note() | AdmitCallers() | ListShard() | SendShard() | ForgetShards():
                     pass
         self.check_state()
 

@@ -95,6 +95,11 @@ def test_a_status_reaches_the_core_as_it_was_made() -> None:
     assert heartbeat.trainers == (event.status,)
 
 
+HELD = said.HeldShard(
+    step=40, generation=3, rank=1, shards=4, bytes=4096, entry='{"file": "f"}', stall_seconds=0.02
+)
+
+
 def test_a_registration_reaches_the_core_as_it_was_made() -> None:
     """Labels are a map on the way."""
     registration = said.Registration(
@@ -104,6 +109,8 @@ def test_a_registration_reaches_the_core_as_it_was_made() -> None:
         agent_pid=77,
         generation=3,
         trainers=(STATUS,),
+        memory_address="h:9",
+        held=(HELD,),
     )
     event = controller_wire.registration(wire.outgoing(registration), 1.0, CauseId("cause-1"))
     assert (event.node, event.labels, event.agent_pid, event.generation) == (
@@ -112,6 +119,15 @@ def test_a_registration_reaches_the_core_as_it_was_made() -> None:
         77,
         3,
     )
+    assert event.memory_address == "h:9"
+    assert [dataclasses.asdict(shard) for shard in event.held] == [dataclasses.asdict(HELD)]
+
+
+def test_what_an_agent_holds_reaches_the_core_as_it_was_made() -> None:
+    """All of it, each time."""
+    event = controller_wire.event(wire.outgoing(said.SnapshotsHeld(held=(HELD,))), ENVELOPE)
+    assert isinstance(event, events.SnapshotsHeld)
+    assert [dataclasses.asdict(shard) for shard in event.held] == [dataclasses.asdict(HELD)]
 
 
 @pytest.mark.parametrize("exit_code, signal", [(0, None), (7, None), (None, 9)])
@@ -156,6 +172,7 @@ GENERATION = pb.Generation(
     restore_name="step-00000004.g0002",
     restore_step=4,
     reason="expert 3 lost its last replica",
+    restore_shards=[pb.ShardSource(rank=1, entry="{}", addresses=["h:9", "h:8"])],
 )
 
 
@@ -174,6 +191,7 @@ def test_an_assignment_is_read_whole() -> None:
             restore_name="step-00000004.g0002",
             restore_step=4,
             reason="expert 3 lost its last replica",
+            restore_shards=(messages.ShardSource(rank=1, entry="{}", addresses=("h:9", "h:8")),),
         ),
         reported_through=9,
     )
@@ -225,6 +243,18 @@ DONOR = pb.Donor(trainer="node-2/0", peer_address="h:3", parts=["dense", "expert
         (
             pb.ControllerMessage(take_checkpoint=pb.TakeCheckpoint(request="c-1", generation=4)),
             said.TakeCheckpoint(request="c-1", generation=4),
+        ),
+        (
+            pb.ControllerMessage(
+                take_snapshot=pb.TakeSnapshot(
+                    request="s-1", generation=4, keep="k", buddy="node-2", buddy_address="h:5"
+                )
+            ),
+            said.TakeSnapshot(request="s-1", generation=4, keep="k", buddy="node-2", buddy_address="h:5"),
+        ),
+        (
+            pb.ControllerMessage(drop_snapshots=pb.DropSnapshots(names=["a", "b"], reason="not sound")),
+            said.DropSnapshots(names=("a", "b"), reason="not sound"),
         ),
         (
             pb.ControllerMessage(

@@ -23,12 +23,14 @@ from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, Repla
 from worker.checkpointing.frames import (
     Blob,
     Channel,
-    ChannelError,
     Digest,
     Hello,
     Message,
     Subscribe,
     Welcome,
+)
+from worker.transfer.frames import (
+    ChannelError,
 )
 
 

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from worker.checkpointing.frames import (
-    HEADER_BYTES_MAX,
+    VOCABULARY,
     Beat,
     Blob,
     Channel,
-    ChannelError,
-    ChannelGivenUp,
     Digest,
     Ended,
     Hello,
@@ -24,6 +22,11 @@ from worker.checkpointing.frames import (
     Refused,
     Subscribe,
     Welcome,
+)
+from worker.transfer.frames import (
+    HEADER_BYTES_MAX,
+    ChannelError,
+    ChannelGivenUp,
     connect,
     decode,
     encode,
@@ -73,7 +76,7 @@ def channel(
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_a_message_reads_back_bit_for_bit(message: Message) -> None:
-    assert decode(encode(message)) == message
+    assert decode(encode(message), VOCABULARY) == message
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -83,18 +86,18 @@ def test_a_message_with_a_field_too_few_too_many_or_of_another_type_is_refused(m
         {name: value for name, value in document.items() if name != gone} for gone in document
     ]:
         with pytest.raises(ChannelError):
-            decode(json.dumps(broken).encode())
+            decode(json.dumps(broken).encode(), VOCABULARY)
     for field in dataclasses.fields(message):
         wrong_values: list[object] = [None, [1], {}, True, *([-1] if field.type == "int" else [])]
         for wrong in wrong_values:
             with pytest.raises(ChannelError, match=field.name):
-                decode(json.dumps(document | {field.name: wrong}).encode())
+                decode(json.dumps(document | {field.name: wrong}).encode(), VOCABULARY)
 
 
 @pytest.mark.parametrize("header", [b"", b"[]", b"\xff", b'{"is": "Pickle"}', b'{"is": ["Beat"]}', b"{}"])
 def test_what_is_no_message_is_refused(header: bytes) -> None:
     with pytest.raises(ChannelError):
-        decode(header)
+        decode(header, VOCABULARY)
 
 
 def test_frames_and_payloads_pass_through_a_socket(pair: tuple[socket.socket, socket.socket]) -> None:

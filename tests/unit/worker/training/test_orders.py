@@ -24,6 +24,7 @@ def seat(number: int, kind: str = "immediate", rank: int = 0) -> TakeSeat:
             deal=(),
             restore_name="",
             restore_step=0,
+            restore_shards=(),
             reason="",
         )
     )
