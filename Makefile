@@ -24,7 +24,7 @@ PROTOS := $(wildcard protos/*.proto)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5 --durations-min=1.0
 SUITES := lint test-unit test-scenarios test-simulation test-integration test-chaos
 
-.PHONY: help setup demo test $(SUITES) sim chaos fmt protos lock bench clean
+.PHONY: help setup demo test $(SUITES) sim chaos fmt protos lock bench crd wheels image e2e clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,18 @@ lock: ## resolve the newest dependencies again and write requirements.lock
 	    -e 's/(==[^+ ]+)\+.*/\1/' | sort -f; } > "$$scratch/lock"; \
 	if grep -nE ' @ |://' "$$scratch/lock"; then echo "a pin above is tied to this machine" >&2; exit 1; fi; \
 	cp "$$scratch/lock" requirements.lock; wc -l requirements.lock
+
+crd: $(GENERATED) ## write k8s/base/crd.yaml anew after a change of the job's fields
+	$(BIN)/python -m orchestrator operator --print-crd > k8s/base/crd.yaml
+
+wheels: $(GENERATED) ## collect in `wheels` what the image is built from: this program and all that it runs on
+	$(PIP) wheel --quiet --wheel-dir wheels --no-build-isolation --constraint requirements.lock $(TORCH) .
+
+image: wheels ## build the image understudy:latest without a network (BASE_IMAGE=python:3.11-slim-bookworm)
+	docker build --network=none $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) -t understudy:latest .
+
+e2e: $(GENERATED) ## the failure suite on a real cluster: see docs/KUBERNETES.md (KUBECONFIG, or a kind cluster is made)
+	$(PYTEST) -s --timeout=900 tests/e2e
 
 clean: ## remove .venv, caches and generated code
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import time
+from types import FrameType
+from typing import NoReturn
 
 from orchestrator import settings
+
+_PASSING = (settings.ExitCode.STORE_FAILED, settings.ExitCode.LEASE_HELD)
+"""After which one that stands by begins again: the database will be back, or another one is in charge now."""
+_PAUSE_SECONDS = 1.0
 
 
 def main() -> int:
@@ -20,17 +28,39 @@ def main() -> int:
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     # What gRPC's own library would print about a taken port, we say ourselves, with a remedy.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # As the first process of a container it would not hear SIGTERM before it serves.
+    signal.signal(signal.SIGTERM, _leave)
     try:
+        if sys.argv[1:2] == ["operator"]:
+            from orchestrator import operate
+
+            return operate.run(sys.argv[2:], os.environ)
         read = settings.read(sys.argv[1:], os.environ)
         from orchestrator import app  # a second of imports that --help and a bad command line do without
 
-        return app.run(read)
+        code = app.run(read)
+        if read.standby and code in _PASSING:
+            _begin_again()
+        return code
     except settings.SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return settings.ExitCode.BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted before it served", file=sys.stderr)
         return settings.ExitCode.INTERRUPTED
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Told to end before there is anything to end in order."""
+    del number, frame
+    raise SystemExit(settings.ExitCode.OK)
+
+
+def _begin_again() -> NoReturn:
+    """A fresh process in place of this one: nothing of what it held in memory is to be trusted, and a container that
+    ends would be started again with longer and longer pauses."""
+    time.sleep(_PAUSE_SECONDS)
+    os.execv(sys.executable, [sys.executable, "-m", "orchestrator", *sys.argv[1:]])
 
 
 def _is_news(record: logging.LogRecord) -> bool:

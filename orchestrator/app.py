@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,22 +16,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import assert_never
 
+from orchestrator.beginnings import Beginning, First, beginning, first_events, job_file, prepare_workdir
 from orchestrator.cluster import devices
-from orchestrator.cluster.elsewhere import AgentsElsewhere
-from orchestrator.cluster.nodes import Nodes
-from orchestrator.cluster.processes import AgentCommand, ProcessCluster, dead_nodes, living_nodes
+from orchestrator.cluster.kube.pods import Attached, PodCluster
+from orchestrator.cluster.nodes import Nodes, NodeSource
+from orchestrator.cluster.processes import living_nodes
 from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.inbox import Inbox
 from orchestrator.controller.ledger import LEDGER_FILE, FileLedger
 from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
 from orchestrator.controller.runner import Chore, Runner
-from orchestrator.core.events import ControllerStarted, Event, JobSubmitted, NodeDisconnected
 from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
-from orchestrator.core.state import ClusterState, Job, JobState
-from orchestrator.jobfile import JobFileError, load_job_file
+from orchestrator.core.state import ClusterState, JobState
+from orchestrator.dashboard.web import Web, WebError
 from orchestrator.service import copy_token, views, whereabouts
 from orchestrator.service.admin_api import ENDED, AdminApi, Sources
 from orchestrator.service.causes import Causes
@@ -43,12 +41,11 @@ from orchestrator.service.reasons import ReasonsFollower
 from orchestrator.service.server import ListenError, Server
 from orchestrator.service.worker_api import WorkerApi
 from orchestrator.settings import (
-    DATABASE_FILE,
     ExitCode,
     Settings,
     SettingsError,
-    default_database,
 )
+from orchestrator.sources import Kubernetes, kubernetes, node_source
 from orchestrator.store import schema
 from orchestrator.store.engine import Durability, open_engine, parse_url
 from orchestrator.store.lease import LEASE_SECONDS, ControllerLease, LeaseHeld
@@ -66,6 +63,8 @@ NODES_END_SECONDS = 20.0
 """How long a shutdown waits for the nodes."""
 SERVER_GRACE_SECONDS = 2.0
 RUNNER_END_SECONDS = 10.0
+STANDBY_SECONDS = 0.25
+"""Between two looks of one that stands by at the lease of the one in charge."""
 FLUSH_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 TRIM_SECONDS = 300.0
@@ -76,14 +75,6 @@ class WallClock:
 
     def now(self) -> float:
         return time.time()
-
-
-class Beginning(Enum):
-    """With what a controller begins."""
-
-    SUBMIT = "a new job"
-    RESUME = "a job that goes on from its newest checkpoint"
-    RESTART = "a job that is under way, or has ended and is only shown"
 
 
 class EndKind(Enum):
@@ -116,13 +107,26 @@ def run(settings: Settings) -> int:
         parse_url(settings.database)
     except StoreError as error:  # the URL may hold a password: it is not shown
         raise SettingsError("--database", None, str(error)) from error
-    spec = _job_file(settings)
-    protected = protection(settings)
-    if spec is not None and settings.starts_agents:
-        devices.check(spec.cluster, settings.job_file)
-    _prepare_workdir(settings)
+    with _web(settings) as web:
+        found = kubernetes(settings)
+        spec = found.job.spec if found is not None else job_file(settings)
+        protected = protection(settings)
+        if spec is not None and settings.starts_agents:
+            devices.check(spec.cluster, settings.job_file)
+        prepare_workdir(settings)
+        return _run_or_say_why_not(settings, spec, protected, found, web)
+
+
+def _run_or_say_why_not(
+    settings: Settings,
+    spec: JobSpec | None,
+    protected: Protection,
+    found: Kubernetes | None,
+    web: Web | None,
+) -> int:
+    """The exit status. Raises SettingsError."""
     try:
-        return _run_as_the_one(settings, spec, protected)
+        return _run_as_the_one(settings, spec, protected, found, web)
     except ListenError as error:
         raise SettingsError("--listen", f"{settings.host}:{settings.port}", str(error)) from error
     except (StoreError, LedgerError) as error:
@@ -145,17 +149,26 @@ def _durability(settings: Settings) -> Durability:
     return Durability.PROCESS_DEATH if alone else Durability.POWER_FAILURE
 
 
-def _run_as_the_one(settings: Settings, spec: JobSpec | None, protected: Protection) -> int:
+def _run_as_the_one(
+    settings: Settings,
+    spec: JobSpec | None,
+    protected: Protection,
+    found: Kubernetes | None,
+    web: Web | None,
+) -> int:
     """Take the lease, load, serve, and give everything back."""
-    schema.migrate(settings.database)
-    engine = open_engine(settings.database, durability=_durability(settings))
+    name = settings.database_schema
+    schema.migrate(settings.database, name)
+    engine = open_engine(settings.database, durability=_durability(settings), schema=name)
     lease = ControllerLease(engine)
     try:
-        lease.acquire(LEASE_WAIT_SECONDS)
+        _acquire(lease, settings)
         try:
             repository = Repository(engine, epoch=lease.epoch)
             state = repository.load()
             nodes_live = not settings.starts_agents or bool(living_nodes(settings.workdir))
+            if found is not None and state.job is not None:
+                spec = None  # what has changed in the object since is heeded while the job runs
             begin = beginning(settings, spec, state.job, nodes_live=nodes_live)
             chosen = spec or (state.job.spec if state.job else None)
             assert chosen is not None, "beginning() refuses to begin without a job"
@@ -171,6 +184,8 @@ def _run_as_the_one(settings: Settings, spec: JobSpec | None, protected: Protect
                     repository=repository,
                     queries=Queries(engine),
                     ledger=ledger,
+                    kubernetes=found,
+                    web=web,
                 )
                 end = asyncio.run(_serve(made))
         finally:
@@ -186,89 +201,39 @@ def _run_as_the_one(settings: Settings, spec: JobSpec | None, protected: Protect
     return ExitCode.OK if end.succeeded else ExitCode.FAILED
 
 
-# ---- before anything runs ----
+def _acquire(lease: ControllerLease, settings: Settings) -> None:
+    """Become the one controller; with --standby, however long another one is. Raises LeaseHeld, StoreError."""
+    said = False
+    while True:
+        try:
+            lease.acquire(LEASE_WAIT_SECONDS)
+            return
+        except LeaseHeld as held:
+            if not settings.standby:
+                raise
+            if not said:
+                log.info("standing by: %s", held)
+            said = True
+            time.sleep(STANDBY_SECONDS)
 
 
-def _job_file(settings: Settings) -> JobSpec | None:
-    if settings.job_file is None:
-        return None
+@contextmanager
+def _web(settings: Settings) -> Iterator[Web | None]:
+    """Metrics and the probe, from before this process leads until after it does. Raises SettingsError."""
+    if settings.metrics is None:
+        yield None
+        return
     try:
-        begun = (settings.workdir / whereabouts.CONTROLLER_FILE).exists()
-        return load_job_file(settings.job_file, settings.overrides, looks_at_data=not begun)
-    except JobFileError as error:
+        web = Web(*settings.metrics)
+    except WebError as error:
         raise SettingsError(
-            "--job", settings.job_file, f"cannot run, nothing was started:\n{error}"
+            "--metrics", f"{settings.metrics[0]}:{settings.metrics[1]}", str(error)
         ) from error
-
-
-def _prepare_workdir(settings: Settings) -> None:
-    """Make the folder, unless there would be nothing to do in it."""
-    in_workdir = settings.database == default_database(settings.workdir)
-    if settings.job_file is None and in_workdir and not (settings.workdir / DATABASE_FILE).exists():
-        raise SettingsError(
-            "--job", None, f"{settings.workdir} holds no job yet: name a job file with --job FILE"
-        )
+    web.start()
     try:
-        settings.workdir.mkdir(parents=True, exist_ok=True)
-        probe = settings.workdir / f".writable.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        remedy = f"cannot be written to ({error.strerror}): name another folder"
-        raise SettingsError("--workdir", str(settings.workdir), remedy) from error
-
-
-def beginning(settings: Settings, spec: JobSpec | None, stored: Job | None, *, nodes_live: bool) -> Beginning:
-    """What to begin with, from what was asked for and what is there. Raises SettingsError."""
-    if stored is None:
-        if spec is None:
-            raise SettingsError(
-                "--job", None, "the database holds no job yet: name a job file with --job FILE"
-            )
-        return Beginning.SUBMIT
-    other = spec is not None and spec != stored.spec
-    if other and not settings.resume:
-        raise SettingsError(
-            "--job",
-            settings.job_file,
-            f"{settings.workdir} holds another job ({stored.spec.name}, {stored.state.value}): name another --workdir, "
-            "or add --resume to go on with that job under the new settings",
-        )
-    if nodes_live and stored.state not in ENDED:
-        if other:
-            raise SettingsError(
-                "--job",
-                settings.job_file,
-                f"job {stored.spec.name} is training in {settings.workdir} right now, with other settings: stop it "
-                "first, or leave --job out to take its control over",
-            )
-        return Beginning.RESTART
-    if stored.state in ENDED and not settings.resume:
-        return Beginning.RESTART
-    return Beginning.RESUME
-
-
-def _first_events(made: _Made, causes: Causes, at: float) -> Iterator[Event]:
-    """What the core hears before it hears from any node."""
-    match made.begin:
-        case Beginning.SUBMIT | Beginning.RESUME:
-            resume = made.begin is Beginning.RESUME
-            yield JobSubmitted(at=at, cause_id=causes.fresh("submission"), spec=made.spec, resume=resume)
-        case Beginning.RESTART:
-            yield ControllerStarted(at=at, cause_id=causes.fresh("start"))
-            # Who died while there was no controller need not be waited for until a lease runs out.
-            for node in dead_nodes(made.settings.workdir):
-                known = made.state.nodes.get(node)
-                if known is not None:
-                    yield NodeDisconnected(
-                        at=at,
-                        cause_id=causes.fresh("disconnected"),
-                        node=node,
-                        incarnation=known.incarnation,
-                        reason="its process ended while there was no controller",
-                    )
-        case _:
-            assert_never(made.begin)
+        yield web
+    finally:
+        web.stop()
 
 
 @contextmanager
@@ -304,6 +269,8 @@ class _Made:
     repository: Repository
     queries: Queries
     ledger: FileLedger
+    kubernetes: Kubernetes | None
+    web: Web | None
 
 
 class _Endings:
@@ -350,8 +317,9 @@ async def _serve(made: _Made) -> End:
     refusals = Refusals(inbox=inbox, clock=clock, causes=causes)
     server = Server(gate=made.protection.gate, tls=made.protection.tls, on_refused=refusals.note)
     address = _bind(server, settings)
-    worker = WorkerApi(inbox=inbox, clock=clock, causes=causes, copy_token=_copy_token(made))
-    cluster = _cluster(settings, made.spec, address)
+    cluster = node_source(settings, made.spec, address, made.kubernetes)
+    pods = cluster if isinstance(cluster, PodCluster) else None
+    worker = WorkerApi(inbox=inbox, clock=clock, causes=causes, copy_token=_copy_token(made), admits=pods)
     witness = Witness(made.repository)
     nodes = Nodes(cluster=cluster, dismiss=worker.dismiss, assure=made.lease.assure)
     ports = Ports(store=witness, cluster=nodes, messenger=worker, ledger=made.ledger, ending=endings)
@@ -377,10 +345,15 @@ async def _serve(made: _Made) -> End:
                 await asyncio.to_thread(cluster.stop_all, "it is left from an earlier run", NODES_END_SECONDS)
             # Before the first registration: what the last controller left undone, then what this one begins with.
             controller.perform_unfinished()
-            for event in _first_events(made, causes, clock.now()):
+            first = First(begin=made.begin, spec=made.spec, state=made.state, workdir=settings.workdir)
+            for event in first_events(first, causes, clock.now()):
                 inbox.put(event)
             runner.start()
             timers.start()
+            if pods is not None:
+                pods.attach(Attached(ears=runner, cause=causes.fresh, assure=made.lease.assure))
+            if made.web is not None:
+                made.web.metrics.inspect = runner.inspect
             await server.start(worker=worker, admin=admin)
             whereabouts.write(
                 settings.workdir,
@@ -415,7 +388,7 @@ class _Running:
     admin: AdminApi
     timers: Timers
     runner: Runner
-    cluster: ProcessCluster | AgentsElsewhere
+    cluster: NodeSource
 
     async def end(self, *, nodes_too: bool, reason: str) -> None:
         """Stop listening to nodes, end them if asked, answer who still waits, then handle what is left and stop."""
@@ -443,23 +416,6 @@ def _bind(server: Server, settings: Settings) -> str:
             raise
         address = server.bind(host, 0)
     return whereabouts.dialled(address)
-
-
-def _cluster(settings: Settings, spec: JobSpec, address: str) -> ProcessCluster | AgentsElsewhere:
-    if not settings.starts_agents:
-        return AgentsElsewhere()
-    shares = devices.share_devices(spec.cluster, devices.gpus())
-    if shares.why:
-        log.warning("%s", shares.why)
-    tls = settings.agent_tls
-    command = AgentCommand(
-        controller=address,
-        workdir=settings.workdir,
-        token_file=settings.token_file,
-        tls=(tls.ca, tls.certificate, tls.key) if tls is not None else None,
-        prefix=settings.agent_prefix,
-    )
-    return ProcessCluster(command, devices=shares)
 
 
 def _chores(made: _Made, controller: Controller) -> tuple[Chore, ...]:

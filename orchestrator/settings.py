@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,10 +31,18 @@ SECRETS_VARIABLES = (
     TLS_KEY_VARIABLE,
 )
 """What one program must not hand on to another one: each has its own."""
+SCHEMA_VARIABLE = "UNDERSTUDY_DATABASE_SCHEMA"
+METRICS_VARIABLE = "UNDERSTUDY_METRICS"
+POD_VARIABLE = "POD_NAME"
+"""In a pod: its own name, by the downward API."""
+IMAGE_VARIABLE = "UNDERSTUDY_IMAGE"
+"""In a pod: the image of the pods that it makes."""
 AGENT_PREFIX_VARIABLE = "UNDERSTUDY_AGENT_PREFIX"
 DATABASE_FILE = "controller.db"
 TOKEN_LENGTH = 16
 """Shorter tokens can be guessed."""
+
+_SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 _DESCRIPTION = """\
 The controller of one job: starts an agent for each node, watches them, decides what to do when one fails, and answers
@@ -125,6 +134,13 @@ class Settings:
     exit_when_done: bool = False
     starts_agents: bool = True
     """False where somebody else does, and this process only waits for them."""
+    job_object: tuple[str, str] | None = None
+    """Namespace and name of the MoETrainingJob whose nodes are pods."""
+    standby: bool = False
+    """Wait for as long as another controller is in charge, and begin again after whatever passes."""
+    metrics: tuple[str, int] | None = None
+    """Where Prometheus and probes ask; None for nowhere."""
+    database_schema: str = ""
 
 
 def default_database(workdir: Path) -> str:
@@ -183,17 +199,43 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--agents",
-        choices=("here", "elsewhere"),
+        choices=("here", "elsewhere", "kubernetes"),
         default="here",
         help="here (default): start an agent on this machine for each node; elsewhere: somebody else starts them "
-        "(Slurm, ssh), wait until they register",
+        "(Slurm, ssh), wait until they register; kubernetes: as pods of a MoETrainingJob (--job-object)",
     )
+    _describe_service(made)
     made.add_argument(
         "--exit-when-done",
         action="store_true",
         help="end nodes and controller when the job ends; else stay and answer",
     )
     return made
+
+
+def _describe_service(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--job-object",
+        metavar="NAMESPACE/NAME",
+        help="with --agents kubernetes: the MoETrainingJob that says what to train and how its pods are to be",
+    )
+    made.add_argument(
+        "--standby",
+        action="store_true",
+        help="while another controller is in charge, wait instead of ending; after a failure of the database, begin "
+        "again instead of ending",
+    )
+    made.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help=f"serve Prometheus metrics at /metrics and a probe at /healthz (environment: {METRICS_VARIABLE})",
+    )
+    made.add_argument(
+        "--database-schema",
+        metavar="NAME",
+        help="with PostgreSQL: keep the tables in this schema, which is made, so that many jobs share a database "
+        f"(environment: {SCHEMA_VARIABLE})",
+    )
 
 
 def _describe_security(made: argparse.ArgumentParser) -> None:
@@ -263,7 +305,37 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         agent_prefix=_prefix(said.agent_prefix or environment.get(AGENT_PREFIX_VARIABLE) or ""),
         exit_when_done=said.exit_when_done,
         starts_agents=said.agents == "here",
+        job_object=_job_object(said),
+        standby=said.standby,
+        metrics=_metrics(said.metrics or environment.get(METRICS_VARIABLE) or ""),
+        database_schema=_schema(said.database_schema or environment.get(SCHEMA_VARIABLE) or ""),
     )
+
+
+def _job_object(said: argparse.Namespace) -> tuple[str, str] | None:
+    if (said.agents == "kubernetes") != bool(said.job_object):
+        raise SettingsError("--job-object", said.job_object, "goes together with --agents kubernetes")
+    if not said.job_object:
+        return None
+    if said.job:
+        raise SettingsError("--job", said.job, "the job comes from --job-object: leave it out")
+    namespace, slash, name = said.job_object.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise SettingsError(
+            "--job-object", said.job_object, "write NAMESPACE/NAME, for example understudy/moe"
+        )
+    return namespace, name
+
+
+def _metrics(said: str) -> tuple[str, int] | None:
+    return read_address("--metrics", said, "0.0.0.0:9400") if said else None
+
+
+def _schema(said: str) -> str:
+    if said and not _SCHEMA.fullmatch(said):
+        remedy = "a lower-case letter, then lower-case letters, digits and '_', at most 63"
+        raise SettingsError("--database-schema", said, remedy)
+    return said
 
 
 def _absolute(path: str) -> str:
@@ -326,12 +398,15 @@ def _workdir(said: str) -> Path:
 
 
 def _listen(said: str) -> tuple[str, int]:
+    return read_address("--listen", said, "127.0.0.1:7400")
+
+
+def read_address(option: str, said: str, example: str) -> tuple[str, int]:
+    """Host and port. Raises SettingsError that names the option."""
     host, colon, port = said.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise SettingsError(
-            "--listen", said, "write HOST:PORT, for example 127.0.0.1:7400 (port 0 picks a free one)"
-        )
+        raise SettingsError(option, said, f"write HOST:PORT, for example {example} (port 0 picks a free one)")
     return host, int(port)
 
 

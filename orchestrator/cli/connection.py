@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -69,6 +69,8 @@ class Target:
     workdir: Path | None = None
     tls: ClientTls | None = None
     """What its work directory holds for callers."""
+    token: str = field(default="", repr=False)
+    """What it asks for, where that was found out with the address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from orchestrator.cli.connection import (
     read_token,
 )
 from orchestrator.cli.errors import CliError
+from orchestrator.cli.kube import DEFAULT_NAMESPACE, KubeJob, forward
 from orchestrator.cli.render import Output
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -36,14 +37,30 @@ class Whom:
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    kube_job: str | None = None
+    kube_namespace: str = DEFAULT_NAMESPACE
+    kube_context: str = ""
 
     def target(self) -> Target:
         """Where it is. Raises CliError."""
-        return find_controller(self.controller, self.workdir, os.environ.get(ENVIRONMENT))
+        if self.kube_job is None:
+            if self.kube_context:
+                raise CliError("--kube-context needs --kube-job", remedy="name the job with it")
+            return find_controller(self.controller, self.workdir, os.environ.get(ENVIRONMENT))
+        if self.controller or self.workdir:
+            raise CliError(
+                "--kube-job, --controller and --workdir each name a controller", remedy="give one of them"
+            )
+        job = KubeJob(name=self.kube_job, namespace=self.kube_namespace, context=self.kube_context)
+        found = forward(job)
+        return Target(
+            address=found.address, origin=f"job {job.name} in namespace {job.namespace}", token=found.token
+        )
 
     def ask(self) -> Admin:
         """A connection. Raises CliError."""
-        return Admin(self.target(), read_token(self.token_file), self.tls())
+        target = self.target()
+        return Admin(target, read_token(self.token_file) or target.token, self.tls())
 
     def tls(self) -> ClientTls | None:
         """What was said about TLS; None when nothing was. Raises CliError."""
@@ -83,6 +100,24 @@ def controller_options(command: Command) -> Command:
             for name, variable, words in reversed(_TLS_OPTIONS)
         ),
         token_option,
+        click.option(
+            "--kube-context",
+            metavar="NAME",
+            default="",
+            help="With --kube-job: this context of the kubeconfig.",
+        ),
+        click.option(
+            "--kube-namespace",
+            metavar="NAME",
+            default=DEFAULT_NAMESPACE,
+            show_default=True,
+            help="With --kube-job: where it is.",
+        ),
+        click.option(
+            "--kube-job",
+            metavar="NAME",
+            help="A MoETrainingJob: kubectl forwards a port to its controller, and its secret lets you in.",
+        ),
         click.option(
             "--workdir",
             type=PATH,

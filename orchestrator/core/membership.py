@@ -67,7 +67,8 @@ def registered(decision: Decision, event: NodeRegistered) -> None:
     anew = known is not None and known.incarnation not in ("", event.incarnation)
     departures = []
     if anew and known is not None and known.state in HEARD_OF:
-        seen = state.views[event.node].last_seen if event.node in state.views else decision.at
+        view = state.views.get(event.node)
+        seen = min(view.last_seen, decision.at) if view is not None else decision.at
         cause = f"{event.node}: its agent was replaced by a new process"
         departures = [Departure(node=event.node, cause=cause, first_sign_at=seen)]
     losses, gone = give_up_nodes(decision, departures)
@@ -132,7 +133,9 @@ def ended(decision: Decision, event: NodeEnded) -> None:
     elif node.state in HEARD_OF and dict(node.labels).get(POD_LABEL) == event.pod:
         view = decision.state.views[event.node]
         departure = Departure(
-            node=event.node, cause=f"{event.node} is lost: {event.reason}", first_sign_at=view.last_seen
+            node=event.node,
+            cause=f"{event.node} is lost: {event.reason}",
+            first_sign_at=min(view.last_seen, decision.at),
         )
         settle(decision, *give_up_nodes(decision, [departure]))
 

@@ -20,6 +20,8 @@ class Policy:
     blame_seconds: float
     """After a communication failure: how long its cause may take to show itself."""
     lease_seconds: float
+    takeover_seconds: float
+    """The first lease under a new controller: its nodes have to find it first."""
     suspect_seconds: float
     """A heartbeat that is late by this much makes a node suspect; nothing else follows from it."""
     hang_seconds: float
@@ -93,6 +95,7 @@ class Policy:
             heartbeat_seconds=timeouts.heartbeat_seconds,
             blame_seconds=timeouts.blame_seconds,
             lease_seconds=timeouts.lease_seconds,
+            takeover_seconds=max(timeouts.lease_seconds, timeouts.takeover_seconds),
             suspect_seconds=timeouts.lease_seconds / 2,
             hang_seconds=timeouts.hang_seconds,
             stall_seconds=timeouts.stall_seconds,
@@ -111,6 +114,7 @@ class Policy:
             heartbeat_seconds=times.heartbeat_seconds,
             blame_seconds=times.blame_seconds,
             lease_seconds=times.lease_seconds,
+            takeover_seconds=times.takeover_seconds,
             suspect_seconds=times.suspect_seconds,
             hang_seconds=times.hang_seconds,
             stall_seconds=times.stall_seconds,

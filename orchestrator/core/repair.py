@@ -359,7 +359,7 @@ def _awaited(state: ClusterState, policy: Policy, at: float, vacant: int) -> Seq
 
 def _unheard(state: ClusterState, policy: Policy, at: float) -> list[NodeId]:
     """Spares that have not registered with this controller yet, while their fresh lease lasts."""
-    if at - state.memory.started_at >= policy.lease_seconds:
+    if at - state.memory.started_at >= policy.takeover_seconds:
         return []
     spares = (node for node in roster.nodes_in_order(state) if state.nodes[node].state is NodeState.SPARE)
     return [node for node in spares if not state.views[node].connected and not state.nodes[node].cordoned]

@@ -169,6 +169,8 @@ class TimeoutSpec:
     """After a communication failure: how long to wait for its cause before groups are rebuilt with the same members."""
     lease_seconds: float = 3.0
     """A node without a heartbeat for this long is dead."""
+    takeover_seconds: float = 0.0
+    """How long nodes have to find a new controller, where that takes longer than a lease; 0 stands for the lease."""
     hang_seconds: float = 3.0
     """A trainer without a sign of life for this long is stopped or stuck."""
     stall_seconds: float = 60.0

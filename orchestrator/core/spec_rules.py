@@ -23,6 +23,7 @@ _AT_LEAST_ZERO = frozenset(
         "cluster.spares",
         "cluster.trainer_restarts",
         "integrity.interval_steps",
+        "timeouts.takeover_seconds",
         "model.aux_loss",
         "model.router_noise",
         "optimizer.warmup_steps",
@@ -39,6 +40,11 @@ _AT_LEAST_ZERO = frozenset(
 def node_ids(cluster: ClusterSpec) -> tuple[NodeId, ...]:
     """The nodes of a job in their natural order: those that train at first, then the spares."""
     return tuple(NodeId(f"node-{number}") for number in range(1, cluster.nodes + cluster.spares + 1))
+
+
+def may_be_zero(name: str) -> bool:
+    """Whether a number of a job, by its dotted name, may be 0; all others must be positive."""
+    return name in _AT_LEAST_ZERO
 
 
 def problems(spec: JobSpec) -> tuple[Problem, ...]:
@@ -78,8 +84,8 @@ def _numbers(value: object, prefix: str) -> Iterator[Problem]:
         elif isinstance(inner, int | float) and not isinstance(inner, bool):
             if not math.isfinite(inner):
                 yield Problem(field=name, value=inner, remedy="give a finite number")
-            elif inner < 0 or (inner == 0 and name not in _AT_LEAST_ZERO):
-                least = "0 or more" if name in _AT_LEAST_ZERO else "more than 0"
+            elif inner < 0 or (inner == 0 and not may_be_zero(name)):
+                least = "0 or more" if may_be_zero(name) else "more than 0"
                 yield Problem(field=name, value=inner, remedy=f"give {least}")
 
 

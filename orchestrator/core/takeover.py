@@ -45,14 +45,15 @@ def controller_started(decision: Decision, event: ControllerStarted) -> None:
             state.memory.generations_without_commit = max(1, state.generation.tries)
         if not state.generation.members:
             state.memory.waiting_since = event.at
-    alive = 0
+    alive, policy = 0, decision.policy
+    grace_seconds = policy.takeover_seconds - policy.lease_seconds
     for node in state.nodes.values():
-        state.views[node.id] = NodeView(connected=False, last_seen=event.at)
+        state.views[node.id] = NodeView(connected=False, last_seen=event.at + grace_seconds)
         alive += node.state is not NodeState.DEAD
     for node in [each for each in state.nodes.values() if each.state is NodeState.SUSPECT]:
         membership.come_back(decision, node.id, "a new controller gives it a fresh lease")
     number = state.generation.number if state.generation else 0
     decision.say(
         f"controller start {decision.job.starts} takes over at generation {number}, step {state.committed}: "
-        f"{count(alive, 'node')} have {decision.policy.lease_seconds:g} s to register again"
+        f"{count(alive, 'node')} have {policy.takeover_seconds:g} s to register again"
     )

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, TypeAlias, get_args
 
 import grpc
 import grpc.aio
@@ -31,6 +31,7 @@ from protos import worker_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+Labels: TypeAlias = tuple[tuple[str, str], ...]
 _TO_NODE = get_args(wire.ToNode)
 HOLDS_LIMIT = 4
 """Generations that are remembered to be held by an agent; it keeps as many."""
@@ -41,6 +42,14 @@ class Inbox(Protocol):
 
     def put(self, event: Event) -> bool:
         """Never blocks, callable from any thread. False when the queue is full: try again a little later."""
+        ...
+
+
+class Admission(Protocol):
+    """Who knows of agents that must not register any more, for example because their pod was given up."""
+
+    def refuses(self, node: NodeId, labels: Labels) -> str:
+        """Why this agent must not register as `node`; empty if it may."""
         ...
 
 
@@ -122,9 +131,12 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         clock: Clock,
         causes: Causes,
         copy_token: str,
+        admits: Admission | None = None,
         limits: StreamLimits | None = None,
     ) -> None:
+        """Without `admits` every agent may register that the gate lets in."""
         self._copy_token = copy_token
+        self._admits = admits
         self._inbox = inbox
         self._clock = clock
         self._causes = causes
@@ -249,6 +261,10 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             )
             log.warning("%s: %s", caller.peer, words)
             raise _Leave(_Ending(code=grpc.StatusCode.PERMISSION_DENIED, reason=words))
+        words = self._admits.refuses(registered.node, registered.labels) if self._admits else ""
+        if words:
+            log.warning("%s: %s", caller.peer, words)
+            raise _Leave(_Ending(code=grpc.StatusCode.FAILED_PRECONDITION, reason=words))
         return registered, first.registration.holds
 
     async def _enter(self, session: _Session, registered: NodeRegistered) -> None:

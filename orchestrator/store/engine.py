@@ -65,10 +65,12 @@ def open_engine(
     url: str,
     limits: ConnectionLimits | None = None,
     durability: Durability = Durability.POWER_FAILURE,
+    schema: str = "",
 ) -> Engine:
     """An engine for `sqlite:////path/file.db` or `postgresql://user:password@host/name`. Connects lazily.
 
-    `durability` is about SQLite. Raises StoreError for a URL that cannot be one.
+    `durability` is about SQLite; `schema`, where the tables are instead of in the default one, about PostgreSQL.
+    Raises StoreError for a URL that cannot be one.
     """
     limits = limits or ConnectionLimits()
     parsed = parse_url(url)
@@ -88,7 +90,8 @@ def open_engine(
         "application_name": "understudy-controller",
         "options": f"-c statement_timeout={round(limits.statement_seconds * 1000)} "
         f"-c lock_timeout={round(limits.busy_seconds * 1000)} "
-        f"-c idle_in_transaction_session_timeout={round(limits.statement_seconds * 1000)}",
+        f"-c idle_in_transaction_session_timeout={round(limits.statement_seconds * 1000)}"
+        + (f" -c search_path={schema}" if schema else ""),
     }
     return create_engine(parsed, connect_args=arguments, pool_pre_ping=True, **pool)
 

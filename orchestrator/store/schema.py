@@ -7,6 +7,7 @@ restarted controller is waited for. Next: `migrations/env.py`.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
@@ -26,13 +27,46 @@ class SchemaTooNew(StoreError):
     """The database was written by a newer version of this program."""
 
 
-def migrate(url: str) -> None:
-    """Create or upgrade the schema of the database at `url`, in one transaction. Raises StoreError, SchemaTooNew."""
-    engine = open_engine(url)
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+def migrate(url: str, name: str = "") -> None:
+    """Create or upgrade the schema of the database at `url`, in one transaction. Raises StoreError, SchemaTooNew.
+
+    With `name` the tables are in a schema of that name in PostgreSQL, so that many jobs share a database.
+    """
+    engine = open_engine(url, schema=name)
+    if name:
+        _of_its_own(engine, f"CREATE SCHEMA IF NOT EXISTS {_checked(name)}")
     try:
         migrate_engine(engine)
     finally:
         engine.dispose()
+
+
+def drop(url: str, name: str) -> None:
+    """Delete the schema of a job that is gone, and all that is in it. Raises StoreError."""
+    engine = open_engine(url)
+    try:
+        _of_its_own(engine, f"DROP SCHEMA IF EXISTS {_checked(name)} CASCADE")
+    finally:
+        engine.dispose()
+
+
+def _of_its_own(engine: Engine, statement: str) -> None:
+    """One statement about a schema; refused where the database knows none."""
+    if engine.dialect.name != "postgresql":
+        raise StoreError(
+            f"{shown(engine.url)} has no schemas: use PostgreSQL, or leave --database-schema out"
+        )
+    with writing(engine) as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        connection.execute(text(statement))
+
+
+def _checked(name: str) -> str:
+    assert _NAME.fullmatch(name), name
+    return name
 
 
 def migrate_engine(engine: Engine) -> None:

@@ -103,6 +103,7 @@ PLANTED = (
     ("sql-door", "worker/training/loop.py", "import psycopg"),
     ("sql-door", "orchestrator/app.py", "import migrations"),
     ("kubernetes-door", "orchestrator/service/server.py", "from kubernetes import client"),
+    ("metrics-door", "orchestrator/app.py", "import prometheus_client"),
     ("timer-door", "orchestrator/app.py", "import apscheduler"),
     ("grpc-door", "orchestrator/store/repository.py", "import grpc"),
     ("grpc-door", "worker/training/loop.py", "from google.protobuf import json_format"),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.app import Beginning, beginning, exit_code
+from orchestrator.app import exit_code
+from orchestrator.beginnings import Beginning, beginning
 from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import Job, JobState

@@ -28,7 +28,7 @@ def test_another_job_changes_times_and_no_limit() -> None:
     differing = {
         each.name for each in fields(Policy) if getattr(slow, each.name) != getattr(usual, each.name)
     }
-    assert differing == {"lease_seconds", "suspect_seconds", "hang_seconds"}
+    assert differing == {"lease_seconds", "takeover_seconds", "suspect_seconds", "hang_seconds"}
 
 
 def test_every_threshold_is_positive() -> None:
