@@ -22,6 +22,7 @@ TINY: dict[str, Any] = {
     "precision": "float64",
     "data": {"path": "stdlib"},
     "cluster": {"nodes": 4, "spares": 1, "replicas": 2},
+    "snapshot": {"interval_seconds": 3.0},
     "batch": {"microbatches": 8, "microbatch_size": 2},
     "model": {
         "width": 32,

@@ -105,6 +105,28 @@ def nothing_lost_in_silence(evidence: Evidence) -> list[str]:
     return found
 
 
+def no_further_back_than_saved(evidence: Evidence) -> list[str]:
+    """Where all replicas of something were taken: nothing up to the last snapshot that the living held was given up.
+
+    A line was set aside by a deed if it was committed before it, and its step again after it.
+    """
+    found = []
+    lines = (*evidence.set_aside, *evidence.commits)
+    for deed in evidence.deeds:
+        again = {
+            line.step
+            for line in evidence.set_aside
+            if line.step <= deed.saved_step and line.time < deed.at
+            if not any(line.time < other.time <= deed.at for other in lines if other.step == line.step)
+        }
+        if again:
+            found.append(
+                f"L3: {deed.words}: steps {min(again)} to {max(again)} were computed again, though a snapshot of step "
+                f"{deed.saved_step} was held by the living"
+            )
+    return found
+
+
 def every_incident_explained(evidence: Evidence) -> list[str]:
     """L8: cause, action and reasons are there, the end too, and the story can be told."""
     told = {each["id"] for each in evidence.incidents}
@@ -159,6 +181,7 @@ def offences(evidence: Evidence, reference: Sequence[Committed]) -> list[str]:
         *every_sample_once(evidence),
         *same_trajectory(evidence, reference),
         *nothing_lost_in_silence(evidence),
+        *no_further_back_than_saved(evidence),
         *every_incident_explained(evidence),
         *phases_are_the_downtime(evidence),
         *counted_right(evidence),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -42,6 +43,10 @@ class Deed:
     may_roll_back: bool = False
     """The last replica of something was meant to go, or went by chance."""
     aftermath: Aftermath
+    saved_step: int = 0
+    """Of the newest snapshot that the living held then: no committed step up to it may be computed again."""
+    at: float = 0.0
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +229,18 @@ def pair(scene: Scene) -> Deed:
     """All holders of one expert, or two of them where there are more."""
     holders = scene.stage.holders()
     victims = sorted(holders[int(scene.strike.picks[0] * len(holders))])[:2]
-    return _kill_all(scene, tuple(victims), holders)
+    before = {each["name"] for each in _whole(scene)}
+    killed = _kill_all(scene, tuple(victims), holders)
+    at = time.time()
+    scene.await_incident()
+    left = [each for each in _whole(scene) if each["name"] in before]
+    return replace(killed, at=at, saved_step=max((int(each["step"]) for each in left), default=0))
+
+
+def _whole(scene: Scene) -> list[rows.Row]:
+    """Snapshots whose shards are all held by living agents."""
+    held = scene.stage.ask(lambda admin: [rows.snapshot(each) for each in admin.snapshots()])
+    return [each for each in held if each["state"] != "partial"]
 
 
 def _kill_all(scene: Scene, victims: tuple[str, ...], holders: list[frozenset[str]]) -> Deed:
@@ -362,11 +378,7 @@ def tear(scene: Scene) -> Deed:
     shard = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
     os.truncate(shard, int(shard.stat().st_size * (0.1 + 0.8 * scene.strike.picks[1])))
     killed = pair(scene)
-    return Deed(
-        words=f"cut {folder.name}/{shard.name} short, then {killed.words}",
-        may_roll_back=killed.may_roll_back,
-        aftermath=killed.aftermath,
-    )
+    return replace(killed, words=f"cut {folder.name}/{shard.name} short, then {killed.words}")
 
 
 def _seal(scene: Scene) -> rows.Row:

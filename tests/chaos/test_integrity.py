@@ -76,6 +76,7 @@ def test_where_nobody_can_say_who_is_right_all_go_back_to_what_was_compared(
         "step=33,kind=bitflip,node=node-2,phase=optimizer",
         checkpoint={"interval_seconds": 0.3},
         integrity={"interval_steps": 20},
+        snapshot={"enabled": False},
     )
     (incident,) = summary["incidents"]
     assert incident["kind"] == "corruption"

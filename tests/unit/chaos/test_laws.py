@@ -52,6 +52,18 @@ def test_steps_may_be_lost_only_with_a_last_replica() -> None:
     assert laws.nothing_lost_in_silence(meant) == []
 
 
+def test_steps_that_a_snapshot_held_may_not_be_computed_again() -> None:
+    """The deed came at 2.05; steps 18 to 20 had been committed and were committed again."""
+    aside = [commit(step) for step in (18, 19, 20)]
+    ledger = [replace(each, time=each.time + 5.0) if each.step >= 18 else each for each in commits()]
+    struck = replace(deed(may_roll_back=True), at=2.05)
+    for saved, offences in ((17, 0), (18, 1), (20, 1)):
+        spoiled = evidence(commits=ledger, set_aside=aside, deeds=[replace(struck, saved_step=saved)])
+        assert len(laws.no_further_back_than_saved(spoiled)) == offences
+    earlier = evidence(commits=ledger, set_aside=aside, deeds=[replace(struck, saved_step=20, at=9.5)])
+    assert laws.no_further_back_than_saved(earlier) == [], "they were set aside before this deed"
+
+
 def test_steps_that_are_lost_without_a_word_are_seen() -> None:
     aside = [commit(step, at=1.0) for step in (18, 19, 20)]
     silent = evidence(set_aside=aside, deeds=[deed(may_roll_back=True)])
