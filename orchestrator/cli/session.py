@@ -281,10 +281,10 @@ class Session:
         self._database_failures += death.of_its_database
         pause = pause_seconds(self._database_failures, self._plan.longest_pause_seconds)
         when = f" in {pause:.0f} s" if pause >= 1.0 else ""
-        why = f" ({said.message})" if said and death.of_its_database else ""
+        why = f". It said: {said.message}" if said and death.of_its_database else ""
         self._note(
-            f"the controller {death}{why}: training goes on; it is started again{when} "
-            f"({number} of {self._budget.limit})"
+            f"the controller {death}: training goes on; it is started again{when} "
+            f"({number} of {self._budget.limit}){why}"
         )
         return pause
 
