@@ -145,6 +145,23 @@ class TrainableSpec:
     """Only these experts, in all layers; empty for the whole model. `understudy affinity` proposes some for a task."""
 
 
+class Recompute(Enum):
+    """What the backward pass computes again instead of keeping it (activation checkpointing)."""
+
+    NOTHING = "nothing"
+    ATTENTION = "attention"
+    EXPERTS = "experts"
+    ALL = "all"
+    """Attention and experts. Routing and dispatch never: they are exchanges that all ranks take part in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeSpec:
+    """How the model is computed: memory against time. May be changed when a job goes on."""
+
+    recompute: Recompute = Recompute.NOTHING
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSpec:
     interval_seconds: float = 900.0
@@ -258,6 +275,7 @@ class JobSpec:
     optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
     init: InitSpec = field(default_factory=InitSpec)
     trainable: TrainableSpec = field(default_factory=TrainableSpec)
+    compute: ComputeSpec = field(default_factory=ComputeSpec)
     checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
     snapshot: SnapshotSpec = field(default_factory=SnapshotSpec)
     integrity: IntegritySpec = field(default_factory=IntegritySpec)

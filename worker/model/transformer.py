@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worker.model.attention import Attention, Rotary
+from worker.model.compute import ComputeConfig, recomputed
 from worker.model.config import ModelConfig
 from worker.model.moe import MoE
 from worker.model.norm import RMSNorm
 from worker.model.router import ForwardContext, Routing
 from worker.model.stages import Share, whole
 from worker.parallel.dispatch import Dispatcher
+
+_PLAINLY = ComputeConfig()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,17 +56,26 @@ class Passed:
 class Layer(nn.Module):
     """Attention, then experts; each reads the normalised residual stream and adds to it."""
 
-    def __init__(self, config: ModelConfig, *, layer: int, seed: int, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, config: ModelConfig, *, layer: int, seed: int, dispatcher: Dispatcher, compute: ComputeConfig
+    ) -> None:
         super().__init__()
+        self._recompute = compute.recompute.attention
         self.attention_norm = RMSNorm(config)
         self.attention = Attention(config)
         self.moe_norm = RMSNorm(config)
-        self.moe = MoE(config, layer=layer, seed=seed, dispatcher=dispatcher)
+        self.moe = MoE(config, layer=layer, seed=seed, dispatcher=dispatcher, compute=compute)
 
     def forward(self, x_BSD: Tensor, rotary: Rotary, context: ForwardContext) -> tuple[Tensor, Routing]:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rotary)
+        attended_BSD = (
+            recomputed(self._attend, x_BSD, rotary) if self._recompute else self._attend(x_BSD, rotary)
+        )
+        x_BSD = x_BSD + attended_BSD
         y_TD, routing = self.moe(self.moe_norm(x_BSD).flatten(0, 1), context)
         return x_BSD + y_TD.view_as(x_BSD), routing
+
+    def _attend(self, x_BSD: Tensor, rotary: Rotary) -> Tensor:
+        return cast(Tensor, self.attention(self.attention_norm(x_BSD), rotary))
 
 
 class Transformer(nn.Module):
@@ -77,6 +89,7 @@ class Transformer(nn.Module):
         dispatcher: Dispatcher,
         device: torch.device,
         share: Share | None = None,
+        compute: ComputeConfig = _PLAINLY,
     ) -> None:
         """`seed` is the job's: router noise is drawn from it. `device` is where `bind` will put the weights.
 
@@ -92,7 +105,7 @@ class Transformer(nn.Module):
         self.rotary = Rotary(config, device)
         self.layers = nn.ModuleDict(
             {
-                str(layer): Layer(config, layer=layer, seed=seed, dispatcher=dispatcher)
+                str(layer): Layer(config, layer=layer, seed=seed, dispatcher=dispatcher, compute=compute)
                 for layer in self.share.layers
             }
         )

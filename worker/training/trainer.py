@@ -23,6 +23,7 @@ from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.peer import PeerServer, ServerLimits
 from worker.hostmemory.client import Caller
 from worker.hostmemory.server import Secret
+from worker.model.compute import ComputeConfig
 from worker.model.config import ModelConfig
 from worker.model.fields import FieldError
 from worker.model.stages import Stages
@@ -73,6 +74,7 @@ class JobView:
     config: Mapping[str, Any]
     model: ModelConfig
     optimizer: OptimizerConfig
+    compute: ComputeConfig
     seed: int
     steps: int
     shape: StepShape
@@ -95,6 +97,7 @@ class JobView:
             config=config,
             model=model,
             optimizer=optimizer,
+            compute=ComputeConfig.from_mapping(config["compute"]),
             seed=int(config["seed"]),
             steps=int(config["steps"]),
             shape=shape,
@@ -274,13 +277,18 @@ class Body:
 
     def warm_up(self) -> None:
         """Load lazily what a first step loads, so that a spare loses no time when it walks on."""
-        warm_up(self.job.model, self._optimizer, self._device)
+        warm_up(self.job.model, self.job.compute, self._optimizer, self._device)
 
     def _model_of(self, stage: int) -> Transformer:
         """Shapes only, of one stage's layers: the state gives them numbers."""
         job, share = self.job, self.job.stages.share(stage)
         return Transformer(
-            job.model, seed=job.seed, dispatcher=LocalDispatcher(0), device=self._device, share=share
+            job.model,
+            seed=job.seed,
+            dispatcher=LocalDispatcher(0),
+            device=self._device,
+            share=share,
+            compute=job.compute,
         )
 
     def enter(self, assignment: Assignment) -> tuple[Session, Entry]:

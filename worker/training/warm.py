@@ -9,6 +9,7 @@ import dataclasses
 
 import torch
 
+from worker.model.compute import ComputeConfig
 from worker.model.config import ModelConfig
 from worker.model.objective import microbatch_loss
 from worker.model.router import ForwardContext
@@ -20,11 +21,11 @@ from worker.training.state import TrainingState
 _POSITIONS = 8
 
 
-def warm_up(config: ModelConfig, optimizer: AdamW, device: torch.device) -> None:
+def warm_up(config: ModelConfig, compute: ComputeConfig, optimizer: AdamW, device: torch.device) -> None:
     """Forward, backward and update of a one-layer model of the job's shapes, thrown away afterwards."""
     tiny = dataclasses.replace(config, layers=1, sequence_length=_POSITIONS)
     dispatcher = LocalDispatcher(tiny.experts)
-    model = Transformer(tiny, seed=0, dispatcher=dispatcher, device=device)
+    model = Transformer(tiny, seed=0, dispatcher=dispatcher, device=device, compute=compute)
     state = TrainingState(tiny, 0, device)
     state.initialise(range(tiny.experts))
     state.attach(model, dispatcher)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.model.compute import ComputeConfig
 from worker.model.config import ModelConfig, Precision
 from worker.model.initialise import initialise_dense, initialise_expert
 from worker.model.objective import MicrobatchLoss, microbatch_loss
@@ -17,6 +18,7 @@ from worker.parallel.dispatch import Dispatcher, LocalDispatcher
 
 CPU = torch.device("cpu")
 SEED = 7
+PLAINLY = ComputeConfig()
 
 
 def model_mapping(**changes: object) -> dict[str, object]:
@@ -63,7 +65,9 @@ class Bound:
         return microbatch_loss(self.model, window_BC, context, step_tokens=tokens, step_microbatches=parts)
 
 
-def bound_model(config: ModelConfig, dispatcher: Dispatcher | None = None) -> Bound:
+def bound_model(
+    config: ModelConfig, dispatcher: Dispatcher | None = None, compute: ComputeConfig = PLAINLY
+) -> Bound:
     dispatcher = dispatcher or LocalDispatcher(config.experts)
     dtype = config.precision.parameter_dtype
     dense_P = torch.empty(dense_layout(config).length, dtype=dtype)
@@ -72,7 +76,7 @@ def bound_model(config: ModelConfig, dispatcher: Dispatcher | None = None) -> Bo
     for slot, expert in enumerate(dispatcher.held):
         initialise_expert(config, SEED, expert, experts_EN[slot])
     bound = Bound(
-        model=Transformer(config, seed=SEED, dispatcher=dispatcher, device=CPU),
+        model=Transformer(config, seed=SEED, dispatcher=dispatcher, device=CPU, compute=compute),
         dense_P=dense_P,
         experts_EN=experts_EN,
         dense_grad_P=torch.zeros_like(dense_P),

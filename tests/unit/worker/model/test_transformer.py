@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.unit.worker.model.models import CPU, Bound, bound_model, random_windows, small_config
 from tests.unit.worker.parallel.exchange_threads import ThreadExchange, run_ranks
+from worker.model.compute import ComputeConfig, Recompute
 from worker.model.config import ModelConfig, Precision
 from worker.model.router import ForwardContext
 from worker.model.transformer import Prediction
@@ -104,9 +105,18 @@ def local_step(config: ModelConfig, windows: list[Tensor]) -> tuple[Bound, list[
     return bound, [loss.objective.item() for loss in losses], torch.stack([loss.count_LE for loss in losses])
 
 
-@pytest.mark.parametrize("world, microbatches", [(1, 2), (2, 2), (3, 4), (4, 2), (5, 3)])
-def test_placement_and_dealing_change_nothing(world: int, microbatches: int) -> None:
-    """Ranks take turns; those without a microbatch run an empty one; some hold no expert at all."""
+@pytest.mark.parametrize(
+    "world, microbatches, recompute",
+    [
+        *((world, count, Recompute.NOTHING) for world, count in ((1, 2), (2, 2), (3, 4), (4, 2), (5, 3))),
+        *((3, 4, recompute) for recompute in Recompute if recompute is not Recompute.NOTHING),
+    ],
+)
+def test_placement_and_dealing_change_nothing(world: int, microbatches: int, recompute: Recompute) -> None:
+    """Ranks take turns; those without a microbatch run an empty one; some hold no expert at all.
+
+    Nor does recomputation: it is not seen by the others, who count on so many exchanges.
+    """
     config = small_config(router_noise=0.05)
     windows = [random_windows(config, 2, seed=i) for i in range(microbatches)]
     oracle, losses, counts = local_step(config, windows)
@@ -119,7 +129,7 @@ def test_placement_and_dealing_change_nothing(world: int, microbatches: int) -> 
         route = plan_route(placement, [r // 2 for r in range(world)], group.rank)
         exchange = group.among(route.group)
         dispatcher = AllToAllDispatcher(exchange, route, CPU)
-        bound = bound_model(config, dispatcher)
+        bound = bound_model(config, dispatcher, ComputeConfig(recompute=recompute))
         seen, chosen = {}, {}
         for turn in range(-(-microbatches // world)):
             index = turn * world + group.rank
