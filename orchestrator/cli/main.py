@@ -16,6 +16,7 @@ from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
 from orchestrator.cli.offline import evaluate, generate
+from orchestrator.cli.plan import plan
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
 from orchestrator.cli.simulate import simulate
@@ -61,6 +62,7 @@ def understudy() -> None:
 for _each in (
     run,
     validate,
+    plan,
     *LISTS,
     snapshots,
     *COMMANDS,

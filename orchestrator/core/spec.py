@@ -52,6 +52,8 @@ class ClusterSpec:
     """Live copies of each expert, never two on one node."""
     replica_layout: ReplicaLayout = ReplicaLayout.GROUPS
     """A ring is used where the nodes cannot be divided into `replicas` equal groups."""
+    device_memory: str = ""
+    """Of each device, such as `80GB`; a job that needs more is refused. Empty where it is not known."""
     trainer_restarts: int = 3
     """How often an agent starts a trainer again before it gives the device up."""
 
@@ -153,6 +155,14 @@ class Recompute(Enum):
     EXPERTS = "experts"
     ALL = "all"
     """Attention and experts. Routing and dispatch never: they are exchanges that all ranks take part in."""
+
+    @property
+    def attention(self) -> bool:
+        return self in (Recompute.ATTENTION, Recompute.ALL)
+
+    @property
+    def experts(self) -> bool:
+        return self in (Recompute.EXPERTS, Recompute.ALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

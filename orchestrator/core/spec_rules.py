@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
-from orchestrator.core import fault_rules
+from orchestrator.core import fault_rules, memory
 from orchestrator.core.ids import NodeId
 from orchestrator.core.problems import Problem
-from orchestrator.core.spec import ClusterSpec, Decay, JobSpec, ModelSpec, Schedule, TimeoutSpec
+from orchestrator.core.spec import ClusterSpec, Decay, JobSpec, ModelSpec, Recompute, Schedule, TimeoutSpec
 
 BYTE_VALUES = 256
 
@@ -62,9 +62,12 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
         *_pipeline(spec),
         *_optimizer(spec),
         *_trainable(spec),
+        *_device_memory(spec),
         *_timeouts(spec.timeouts),
     )
     found += [problem for fields_read, problem in relations if not odd.intersection(fields_read)]
+    if not found:
+        found += _fits(spec)
     found += fault_rules.problems(spec, node_ids(spec.cluster))
     return tuple(found)
 
@@ -217,6 +220,30 @@ def _trainable(spec: JobSpec) -> Iterator[type_of_relation]:
     if chosen and not spec.init.checkpoint:
         remedy = "all else would stay random: name a trained model with init.checkpoint"
         yield (field,), Problem(field=field, value=list(chosen), remedy=remedy)
+
+
+def _device_memory(spec: JobSpec) -> Iterator[type_of_relation]:
+    given = spec.cluster.device_memory
+    if given and memory.read_size(given) is None:
+        field = "cluster.device_memory"
+        yield (field,), Problem(field=field, value=given, remedy="give a size such as 80GB, 24GiB or 512MB")
+
+
+def _fits(spec: JobSpec) -> Iterator[Problem]:
+    """Of a job that is right in itself: whether each device has room for its part."""
+    room = memory.read_size(spec.cluster.device_memory)
+    if room is None:
+        return
+    fullest = memory.plan(spec).devices[0]
+    if fullest.peak > room:
+        ways = ["use more nodes or fewer replicas"]
+        if spec.compute.recompute is not Recompute.ALL:
+            ways.append("set compute.recompute to all")
+        if spec.batch.microbatch_size > 1:
+            ways.append("lower batch.microbatch_size")
+        needed, state = (memory.in_words(count) for count in (fullest.peak, fullest.state))
+        remedy = f"a trainer needs {needed} (of it {state} of state): {', '.join(ways)}; 'understudy plan' shows more"
+        yield Problem(field="cluster.device_memory", value=spec.cluster.device_memory, remedy=remedy)
 
 
 def _timeouts(timeouts: TimeoutSpec) -> Iterator[type_of_relation]:

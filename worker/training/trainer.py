@@ -46,6 +46,7 @@ from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
 from worker.training.integrity import ReplicaCheck
 from worker.training.loop import Loop
+from worker.training.memory import FOLDER, Meter
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.orders import Handlers, Orders
 from worker.training.pair_check import Place, check_pair
@@ -251,6 +252,7 @@ class Body:
             precision=str(self._state.dense_P.dtype).removeprefix("torch."),
             base=self.job.base(self._state.layout_id),
         )
+        self._memory_file = settings.workdir / FOLDER / f"{trainer.replace('/', '.')}.json"
         checkpoints = settings.workdir / "checkpoints"
         victim = Victim(state=self._state, checkpoints=checkpoints)
         self._faults = Faults(config["faults"], trainer, settings.workdir / "faults", victim)
@@ -278,6 +280,7 @@ class Body:
     def warm_up(self) -> None:
         """Load lazily what a first step loads, so that a spare loses no time when it walks on."""
         warm_up(self.job.model, self.job.compute, self._optimizer, self._device)
+        self._meter = Meter(self._device, self._memory_file)
 
     def _model_of(self, stage: int) -> Transformer:
         """Shapes only, of one stage's layers: the state gives them numbers."""
@@ -424,6 +427,7 @@ class Body:
     def leave(self) -> None:
         """See `loop.Seating`."""
         if self._group is not None:
+            self._meter.write()
             self._group.abandon()
             self._group = None
 

@@ -1,0 +1,308 @@
+"""What a job needs in the memory of each device and node, before anything is started. Pure arithmetic over a job.
+
+Bytes follow from how trainers hold state and compute: flat parts whose tensors begin at multiples of 64 elements
+(`worker/model/parts.py`, compared in the tests), weights, gradients and two moments of everything that is trained, what
+the backward pass keeps of one microbatch, and the largest temporaries beside it. Routing is taken as even; `imbalance`
+says how many times the mean load the fullest trainer gets. What must not live here: which layout is better
+(`layouts.py`), and how figures look (`orchestrator/cli/plan.py`).
+
+Letters: T tokens of a microbatch; R rows that reach a trainer's experts; D width; F expert width; H, G heads and key
+heads; C head width; V vocabulary; p bytes of a parameter, c of an activation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from orchestrator.core import placement
+from orchestrator.core.ids import NodeId
+from orchestrator.core.placement import Placement
+from orchestrator.core.spec import ClusterSpec, JobSpec, ModelSpec, Precision
+
+ALIGNMENT = 64
+"""Elements: where the next tensor of a part may begin."""
+MOMENTS = 2
+SCRATCH_ELEMENTS = 1 << 20
+"""The optimizer clips so many elements at a time on a CPU."""
+_INDEX_BYTES = 8
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def read_size(text: str) -> int | None:
+    """Bytes of `80GB`, `512 MiB` or a plain number; None for anything else, and for nothing at all."""
+    found = _SIZE.fullmatch(text)
+    if found is None or found[2].upper() not in _UNITS:
+        return None
+    return int(float(found[1]) * _UNITS[found[2].upper()]) or None
+
+
+def in_words(count: float) -> str:
+    """Bytes with a unit of which there is at least one: `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Layers that one trainer has, and how many microbatches are between forward and backward on it at once."""
+
+    number: int
+    layers: int
+    embeds: bool
+    predicts: bool
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """One kind of trainer: bytes on its device."""
+
+    stage: int
+    experts: int
+    """Held, of all layers of the stage."""
+    backups: int
+    """Of these, those that are not the primary replica."""
+    trainers: int
+    """So many are of this kind."""
+    parameters: int
+    gradients: int
+    optimizer: int
+    """Both moments, and the block that is clipped."""
+    communication: int
+    """Buffers of the exchange between replicas, kept for a whole generation."""
+    exchanged: int
+    """Gradients that come from other replicas in each step."""
+    activations: int
+    """What the backward passes of all microbatches in flight keep."""
+    temporaries: int
+    """The most that lives beside all that at once."""
+
+    @property
+    def state(self) -> int:
+        """What is there between two steps."""
+        return self.parameters + self.gradients + self.optimizer + self.communication
+
+    @property
+    def peak(self) -> int:
+        return self.state + self.activations + self.temporaries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """What a job needs."""
+
+    devices: tuple[DeviceMemory, ...]
+    """By kind, the fullest first."""
+    replicas: int
+    """Bytes on all devices together that backup replicas cost."""
+    node_snapshot: int
+    """Of each node's main memory: the copies that its trainers make for a checkpoint, kept for the next one."""
+    node_donation: int
+    """Of each node's main memory, while a newcomer copies from it: all parts of one trainer, once."""
+    learning: int
+    """On a device that copies the parts of another seat while its own state stays: the most of any seat."""
+    checkpoint: int
+    """Bytes of one checkpoint on storage."""
+    dense_gradient: int
+    """Bytes that all trainers sum in each step."""
+    whole_model: int
+    """State of the whole model on one device, for comparison."""
+
+    @property
+    def peak(self) -> int:
+        return self.devices[0].peak
+
+
+def plan(spec: JobSpec, *, imbalance: float = 1.0) -> MemoryPlan:
+    """Of a job on all its nodes, with replicas as the core places them."""
+    nodes = ranks_by_node(spec.cluster)
+    cluster, width = spec.cluster, _Widths.of(spec)
+    where = placement.fresh(nodes, spec.model.experts, cluster.replicas, layout=cluster.replica_layout)
+    stage = stages(spec)[0]
+    seats = [_Seat.of(spec, where, rank) for rank in range(len(nodes))]
+    kinds: dict[_Seat, int] = {}
+    for seat in seats:
+        kinds[seat] = kinds.get(seat, 0) + 1
+    devices = [_device(spec, stage, seat, count, imbalance) for seat, count in kinds.items()]
+    devices.sort(key=lambda device: -device.peak)
+    expert, dense = width.expert(stage.layers), width.dense(stage)
+    saved = 1 + MOMENTS
+    trained = spec.trainable.experts or range(spec.model.experts)
+    checkpoint = saved * width.p * (len(trained) * expert + (0 if spec.trainable.experts else dense))
+    largest = max(device.parameters + device.optimizer - width.scratch(dense, expert) for device in devices)
+    return MemoryPlan(
+        devices=tuple(devices),
+        replicas=width.p * expert * sum(_copies(spec, where)),
+        node_snapshot=cluster.devices_per_node * -(-checkpoint // len(nodes)),
+        node_donation=largest,
+        learning=largest,
+        checkpoint=checkpoint,
+        dense_gradient=0 if width.frozen else width.p * dense,
+        whole_model=width.p * (2 + MOMENTS) * (dense + spec.model.experts * expert),
+    )
+
+
+def _copies(spec: JobSpec, where: Placement) -> Iterator[int]:
+    """For each expert, how many of its weights the backups hold: with moments and gradient if it is trained."""
+    for expert, ranks in enumerate(where):
+        trained = not spec.trainable.experts or expert in spec.trainable.experts
+        yield (len(ranks) - 1) * (2 + MOMENTS if trained else 1)
+
+
+def ranks_by_node(cluster: ClusterSpec) -> list[NodeId]:
+    """The node of each rank when all train."""
+    return [
+        NodeId(f"node-{number}")
+        for number in range(1, cluster.nodes + 1)
+        for _ in range(cluster.devices_per_node)
+    ]
+
+
+def stages(spec: JobSpec) -> tuple[Stage, ...]:
+    """The stages of the job's pipeline: one, with the whole model."""
+    return (Stage(number=0, layers=spec.model.layers, embeds=True, predicts=True, in_flight=1),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seat:
+    """What the placement gives to a rank, as far as it costs memory."""
+
+    held: int
+    trained: int
+    backups: int
+    exchanged: int
+    """Rows of replicas that it receives in each step."""
+    in_order: bool
+    """They go out as they lie, without a copy."""
+
+    @classmethod
+    def of(cls, spec: JobSpec, where: Placement, rank: int) -> _Seat:
+        held = [expert for expert, ranks in enumerate(where) if rank in ranks]
+        chosen = spec.trainable.experts
+        trained = [expert for expert in held if not chosen or expert in chosen]
+        exchanged = sum(len(where[expert]) - 1 for expert in trained)
+        peers = [tuple(sorted(set(where[expert]) - {rank})) for expert in trained]
+        in_order = exchanged == len(trained) and peers == sorted(peers)
+        backups = sum(where[expert][0] != rank for expert in held)
+        return cls(
+            held=len(held),
+            trained=len(trained),
+            backups=backups,
+            exchanged=exchanged,
+            in_order=in_order,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Widths:
+    """The sizes of a job, in the letters of the module's docstring."""
+
+    model: ModelSpec
+    frozen: bool
+    p: int
+    c: int
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> _Widths:
+        p = 8 if spec.precision is Precision.FLOAT64 else 4
+        c = 2 if spec.precision is Precision.BFLOAT16 else p
+        return cls(model=spec.model, frozen=bool(spec.trainable.experts), p=p, c=c)
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """H, G, C"""
+        model = self.model
+        return model.heads, model.kv_heads, model.width // model.heads
+
+    def expert(self, layers: int) -> int:
+        """Elements of one expert's part."""
+        return layers * 3 * _aligned(self.model.width * self.model.expert_width)
+
+    def dense(self, stage: Stage) -> int:
+        """Elements of the dense part."""
+        model = self.model
+        D, V = model.width, model.vocabulary
+        H, G, C = self.heads
+        each = _aligned((H + 2 * G) * C * D) + _aligned(D * D) + _aligned(model.experts * D) + 2 * _aligned(D)
+        ends = _aligned(V * D) * (stage.embeds + stage.predicts) + _aligned(D) * stage.predicts
+        return stage.layers * each + ends
+
+    def scratch(self, dense: int, expert: int) -> int:
+        """Bytes of the optimizer's block."""
+        longest = expert if self.frozen else max(dense, expert)
+        return self.p * min(SCRATCH_ELEMENTS, longest)
+
+
+def _aligned(elements: int) -> int:
+    return -(-elements // ALIGNMENT) * ALIGNMENT
+
+
+def _device(spec: JobSpec, stage: Stage, seat: _Seat, trainers: int, imbalance: float) -> DeviceMemory:
+    width = _Widths.of(spec)
+    expert, dense = width.expert(stage.layers), width.dense(stage)
+    trained = seat.trained * expert + (0 if width.frozen else dense)
+    mean = spec.model.experts * spec.cluster.replicas / len(ranks_by_node(spec.cluster))
+    rows = spec.model.top_k * tokens(spec) * seat.held / mean * imbalance
+    kept = _Kept.of(spec, width, seat.held, rows)
+    activations = stage.in_flight * (stage.layers * kept.layer + (kept.ends if stage.predicts else 0))
+    step = max(kept.prediction if stage.predicts else 0, kept.backward)
+    vote = 0 if width.p == 8 else 8 * max(expert if seat.trained else 0, 0 if width.frozen else dense)
+    return DeviceMemory(
+        stage=stage.number,
+        experts=seat.held,
+        backups=seat.backups,
+        trainers=trainers,
+        parameters=width.p * (seat.held * expert + dense),
+        gradients=width.p * trained,
+        optimizer=width.p * MOMENTS * trained + width.scratch(dense, expert),
+        communication=width.p * expert * seat.exchanged * (1 if seat.in_order else 2),
+        exchanged=width.p * expert * seat.exchanged,
+        activations=round(activations),
+        temporaries=round(max(step, vote - activations)),
+    )
+
+
+def tokens(spec: JobSpec) -> int:
+    """T: of one microbatch."""
+    return spec.batch.microbatch_size * spec.model.sequence_length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """Bytes of one microbatch: kept from its forward pass, and what the backward pass adds at its fullest."""
+
+    layer: float
+    ends: float
+    prediction: float
+    """At its beginning: probabilities and the gradient of the logits."""
+    backward: float
+    """In the experts of one layer."""
+
+    @classmethod
+    def of(cls, spec: JobSpec, width: _Widths, held: int, rows: float) -> _Kept:
+        model, p, c, recompute = spec.model, width.p, width.c, spec.compute.recompute
+        T, R, D, F, V = tokens(spec), rows, model.width, model.expert_width, model.vocabulary
+        H, G, C = width.heads
+        cast_attention = 0 if p == c else c * D * ((H + 2 * G) * C + D)
+        cast_experts = 0 if p == c else c * held * 3 * D * F
+        attention = T * D * (2 * p + c) + T * C * c * (2 * H + 3 * G) + 4 * T * H + T * D * c + cast_attention
+        swiglu = 4 * R * F * c + cast_experts
+        routing = _INDEX_BYTES * (3 * T * model.top_k + 2 * R)
+        routing += 3 * T * D * p + T * p * (model.experts + 2 * model.top_k + 1)
+        moved = (R + T * model.top_k) * D * c
+        layer = (T * D * c if recompute.attention else attention) + routing + moved
+        layer += 0 if recompute.experts else swiglu
+        grads = 4 * R * F * c + 3 * R * D * c + 3 * T * D * c + (F * D * c if p != c else 0)
+        return cls(
+            layer=layer,
+            ends=3 * T * D * p + T * V * p,
+            prediction=max(2 * T * V * p, V * D * p),
+            backward=grads + (swiglu if recompute.experts else 0) - T * V * p,
+        )
