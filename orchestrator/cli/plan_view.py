@@ -53,6 +53,7 @@ def _layout(layout: Layout) -> dict[str, Any]:
     return {
         "nodes": cluster.nodes,
         "devices_per_node": cluster.devices_per_node,
+        "stages": layout.spec.pipeline.stages,
         "replicas": cluster.replicas,
         "replica_layout": cluster.replica_layout.value,
         "recompute": layout.spec.compute.recompute.value,
@@ -134,6 +135,7 @@ _DEVICE_COLUMNS = (
 _LAYOUT_COLUMNS = (
     Column(header="nodes", cell=lambda row: row["nodes"], keep=9, right=True),
     Column(header="devices", cell=lambda row: row["nodes"] * row["devices_per_node"], keep=4, right=True),
+    Column(header="stages", cell=lambda row: row["stages"], keep=9, right=True),
     Column(header="replicas", cell=lambda row: row["replicas"], keep=9, right=True),
     Column(header="placed in", cell=lambda row: row["replica_layout"], keep=7),
     Column(header="recompute", cell=lambda row: row["recompute"], keep=7),

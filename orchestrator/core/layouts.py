@@ -1,22 +1,25 @@
 """Ways to lay a job out over so many devices, each with what it needs, how long a step takes, and what it survives.
 
 The time of a step is an estimate from operations and bytes: good for putting layouts in order on the same devices, and
-not a promise. It takes matrix products at a share of the device's peak, bytes at a share of each link's bandwidth, and
-no overlap. What must not live here: the memory of a device (`memory.py`) and the chances (`survival.py`).
+not a promise. It takes matrix products at a share of the device's peak, bytes at a share of each link's bandwidth, no
+overlap, and the bubble of a pipeline by its formula. What must not live here: the memory of a device (`memory.py`) and
+the chances (`survival.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from orchestrator.core import memory, placement, survival
+from orchestrator.core import memory, survival
 from orchestrator.core.memory import MemoryPlan
 from orchestrator.core.placement import Placement
-from orchestrator.core.spec import JobSpec, Precision, Recompute, ReplicaLayout
+from orchestrator.core.spec import JobSpec, Precision, Recompute, ReplicaLayout, Schedule
 from orchestrator.core.spec_rules import problems
 
 REPLICAS_TRIED = (1, 2, 3)
+STAGES_TRIED = (1, 2, 4, 8)
 PEAK_SHARE = 0.35
 """Of a device's peak that training reaches; published figures of large MoE models lie between 0.16 and 0.37."""
 LINK_SHARE = 0.7
@@ -105,25 +108,34 @@ def propose(spec: JobSpec, *, devices: int, kind: DeviceKind, device_memory: int
 
 
 def candidates(spec: JobSpec, devices: int) -> Iterator[JobSpec]:
-    """Numbers of replicas, ways to place them, and what is computed again; only jobs that could run."""
-    per_node = spec.cluster.devices_per_node
-    nodes = devices // per_node
-    seen: set[tuple[Placement, Recompute]] = set()
-    for replicas in sorted({*REPLICAS_TRIED, spec.cluster.replicas}):
-        for layout in ReplicaLayout:
-            cluster = replace(
+    """Stages, numbers of replicas, ways to place them, and what is computed again; only jobs that could run."""
+    nodes = devices // spec.cluster.devices_per_node
+    choices = product(
+        sorted({*STAGES_TRIED, spec.pipeline.stages}),
+        sorted({*REPLICAS_TRIED, spec.cluster.replicas}),
+        ReplicaLayout,
+        (Recompute.NOTHING, Recompute.ALL),
+    )
+    seen: set[tuple[int, Placement, Recompute]] = set()
+    for stages, replicas, layout, recompute in choices if nodes else ():
+        pipeline = replace(spec.pipeline, stages=stages)
+        if stages == 1:
+            pipeline = replace(pipeline, schedule=Schedule.ONE_F_ONE_B, chunks=1)
+        each = replace(
+            spec,
+            cluster=replace(
                 spec.cluster, nodes=nodes, replicas=replicas, replica_layout=layout, device_memory=""
-            )
-            for recompute in (Recompute.NOTHING, Recompute.ALL):
-                each = replace(
-                    spec, cluster=cluster, compute=replace(spec.compute, recompute=recompute), faults=()
-                )
-                if nodes < 1 or problems(each):
-                    continue
-                key = _placed(each), recompute
-                if key not in seen:
-                    seen.add(key)
-                    yield each
+            ),
+            pipeline=pipeline,
+            compute=replace(spec.compute, recompute=recompute),
+            faults=(),
+        )
+        if problems(each):
+            continue
+        key = stages, memory.placed(each), recompute
+        if key not in seen:
+            seen.add(key)
+            yield each
 
 
 def measure(spec: JobSpec, *, kind: DeviceKind, device_memory: int) -> Layout:
@@ -132,7 +144,7 @@ def measure(spec: JobSpec, *, kind: DeviceKind, device_memory: int) -> Layout:
     compute = _compute_seconds(spec, kind)
     exchange = _exchange_seconds(spec, kind)
     reduce = _reduce_seconds(spec, plan, kind)
-    where = _placed(spec)
+    where = memory.placed(spec)
     return Layout(
         spec=spec,
         plan=plan,
@@ -141,7 +153,7 @@ def measure(spec: JobSpec, *, kind: DeviceKind, device_memory: int) -> Layout:
         compute_seconds=compute,
         exchange_seconds=exchange,
         reduce_seconds=reduce,
-        chances=survival.chances(where, memory.ranks_by_node(spec.cluster)),
+        chances=survival.chances(where, memory.ranks_by_node(spec.cluster), spec.pipeline.stages),
     )
 
 
@@ -155,16 +167,24 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.2g}")
 
 
-def _placed(spec: JobSpec) -> Placement:
-    cluster = spec.cluster
-    return placement.fresh(
-        memory.ranks_by_node(cluster), spec.model.experts, cluster.replicas, layout=cluster.replica_layout
-    )
-
-
 def _rounds(spec: JobSpec) -> int:
-    """Microbatches of the trainer that has the most."""
-    return -(-spec.batch.microbatches // (spec.cluster.nodes * spec.cluster.devices_per_node))
+    """Microbatches of the trainer that has the most, in its stage."""
+    return -(-spec.batch.microbatches // max(1, _trainers(spec) // spec.pipeline.stages))
+
+
+def _trainers(spec: JobSpec) -> int:
+    return spec.cluster.nodes * spec.cluster.devices_per_node
+
+
+def _share(spec: JobSpec) -> float:
+    """Of the layers, what one stage has."""
+    return 1 / spec.pipeline.stages
+
+
+def _bubble(spec: JobSpec) -> float:
+    """How many times longer a pipeline takes for being filled and emptied: (m + (P - 1) / v) / m."""
+    pipeline = spec.pipeline
+    return 1 + (pipeline.stages - 1) / pipeline.chunks / _rounds(spec)
 
 
 def _compute_seconds(spec: JobSpec, kind: DeviceKind) -> float:
@@ -176,25 +196,28 @@ def _compute_seconds(spec: JobSpec, kind: DeviceKind) -> float:
     scores = model.width * model.sequence_length
     again = spec.compute.recompute
     layer = attention * (8 if again.attention else 6) + experts * (8 if again.experts else 6) + 6 * scores
-    operations = tokens * (model.layers * layer + 6 * model.vocabulary * model.width)
+    operations = tokens * (_share(spec) * model.layers * layer + 6 * model.vocabulary * model.width)
     slower = {Precision.BFLOAT16: 1, Precision.FLOAT32: 4, Precision.FLOAT64: 8}[spec.precision]
-    return _rounds(spec) * operations * slower / (kind.matrix_flops * PEAK_SHARE)
+    return _bubble(spec) * _rounds(spec) * operations * slower / (kind.matrix_flops * PEAK_SHARE)
 
 
 def _exchange_seconds(spec: JobSpec, kind: DeviceKind) -> float:
     """Tokens to experts and back, forward and backward. What a trainer or its node holds does not leave it."""
     model, cluster = spec.model, spec.cluster
     width = 8 if spec.precision is Precision.FLOAT64 else 2 if spec.precision is Precision.BFLOAT16 else 4
-    moved = 4 * memory.tokens(spec) * model.top_k * model.width * width * model.layers * _rounds(spec)
-    on_device = cluster.replicas / (cluster.nodes * cluster.devices_per_node)
+    rows = 4 * memory.tokens(spec) * model.width * width * _rounds(spec)
+    moved = rows * model.top_k * model.layers * _share(spec)
+    on_device = min(1.0, cluster.replicas * spec.pipeline.stages / _trainers(spec))
     on_node = min(1.0, cluster.replicas / cluster.nodes)
-    inside, outside = max(0.0, on_node - on_device), max(0.0, 1.0 - on_node)
-    return moved * (inside / kind.node_bandwidth + outside / kind.network_bandwidth) / LINK_SHARE
+    inside, outside = max(0.0, on_node - on_device), max(0.0, 1.0 - max(on_node, on_device))
+    between_stages = rows / 2 / kind.network_bandwidth if spec.pipeline.stages > 1 else 0.0
+    tokens = moved * (inside / kind.node_bandwidth + outside / kind.network_bandwidth)
+    return (tokens + between_stages) / LINK_SHARE
 
 
 def _reduce_seconds(spec: JobSpec, plan: MemoryPlan, kind: DeviceKind) -> float:
     """The dense gradient around all, each replica's to the others, and the optimizer's passes over memory."""
-    trainers = spec.cluster.nodes * spec.cluster.devices_per_node
+    trainers = max(1, _trainers(spec) // spec.pipeline.stages)
     device = plan.devices[0]
     ring = 2 * (trainers - 1) / trainers * plan.dense_gradient
     replicas = device.exchanged

@@ -13,13 +13,15 @@ heads; C head width; V vocabulary; p bytes of a parameter, c of an activation.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from orchestrator.core import placement
-from orchestrator.core.ids import NodeId
+from orchestrator.core.ids import NodeId, Rank
 from orchestrator.core.placement import Placement
-from orchestrator.core.spec import ClusterSpec, JobSpec, ModelSpec, Precision
+from orchestrator.core.spec import ClusterSpec, JobSpec, ModelSpec, Precision, Schedule
 
 ALIGNMENT = 64
 """Elements: where the next tensor of a part may begin."""
@@ -57,7 +59,8 @@ class Stage:
     layers: int
     embeds: bool
     predicts: bool
-    in_flight: int
+    in_flight: float
+    """In units of all its layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class DeviceMemory:
     gradients: int
     optimizer: int
     """Both moments, and the block that is clipped."""
+    moments: int
+    """Of these, the moments."""
     communication: int
     """Buffers of the exchange between replicas, kept for a whole generation."""
     exchanged: int
@@ -122,38 +127,48 @@ class MemoryPlan:
 
 def plan(spec: JobSpec, *, imbalance: float = 1.0) -> MemoryPlan:
     """Of a job on all its nodes, with replicas as the core places them."""
-    nodes = ranks_by_node(spec.cluster)
-    cluster, width = spec.cluster, _Widths.of(spec)
-    where = placement.fresh(nodes, spec.model.experts, cluster.replicas, layout=cluster.replica_layout)
-    stage = stages(spec)[0]
-    seats = [_Seat.of(spec, where, rank) for rank in range(len(nodes))]
-    kinds: dict[_Seat, int] = {}
-    for seat in seats:
-        kinds[seat] = kinds.get(seat, 0) + 1
-    devices = [_device(spec, stage, seat, count, imbalance) for seat, count in kinds.items()]
+    cluster, width, where = spec.cluster, _Widths.of(spec), placed(spec)
+    kinds = Counter(_Seat.of(spec, where, rank) for rank in range(len(ranks_by_node(cluster))))
+    every = stages(spec)
+    devices = [_device(spec, every[seat.stage], seat, count, imbalance) for seat, count in kinds.items()]
     devices.sort(key=lambda device: -device.peak)
-    expert, dense = width.expert(stage.layers), width.dense(stage)
-    saved = 1 + MOMENTS
-    trained = spec.trainable.experts or range(spec.model.experts)
-    checkpoint = saved * width.p * (len(trained) * expert + (0 if spec.trainable.experts else dense))
-    largest = max(device.parameters + device.optimizer - width.scratch(dense, expert) for device in devices)
+    dense = sum(width.dense(stage) for stage in every)
+    experts = spec.model.experts * sum(width.expert(stage.layers) for stage in every)
+    trained = sum(
+        width.expert(every[expert // spec.model.experts].layers)
+        for expert in spec.trainable.experts or range(spec.all_experts)
+    )
+    checkpoint = (1 + MOMENTS) * width.p * (trained + (0 if width.frozen else dense))
+    largest = max(device.parameters + device.moments for device in devices)
+    trainers = sum(kinds.values())
     return MemoryPlan(
         devices=tuple(devices),
-        replicas=width.p * expert * sum(_copies(spec, where)),
-        node_snapshot=cluster.devices_per_node * -(-checkpoint // len(nodes)),
+        replicas=width.p * sum(_copies(spec, where, [width.expert(stage.layers) for stage in every])),
+        node_snapshot=cluster.devices_per_node * -(-checkpoint // trainers),
         node_donation=largest,
         learning=largest,
         checkpoint=checkpoint,
-        dense_gradient=0 if width.frozen else width.p * dense,
-        whole_model=width.p * (2 + MOMENTS) * (dense + spec.model.experts * expert),
+        dense_gradient=0 if width.frozen else width.p * max(width.dense(stage) for stage in every),
+        whole_model=width.p * (2 + MOMENTS) * (dense + experts),
     )
 
 
-def _copies(spec: JobSpec, where: Placement) -> Iterator[int]:
-    """For each expert, how many of its weights the backups hold: with moments and gradient if it is trained."""
+def _copies(spec: JobSpec, where: Placement, lengths: Sequence[int]) -> Iterator[int]:
+    """For each expert, the elements of its backups: with moments and gradient if it is trained."""
     for expert, ranks in enumerate(where):
         trained = not spec.trainable.experts or expert in spec.trainable.experts
-        yield (len(ranks) - 1) * (2 + MOMENTS if trained else 1)
+        yield (len(ranks) - 1) * (2 + MOMENTS if trained else 1) * lengths[expert // spec.model.experts]
+
+
+def placed(spec: JobSpec) -> Placement:
+    """Ranks of each expert, stage after stage, when all train: as `stages.fresh` places them on fresh seats."""
+    cluster, nodes, count = spec.cluster, ranks_by_node(spec.cluster), spec.pipeline.stages
+    result: list[tuple[Rank, ...]] = []
+    for stage in range(count):
+        own = nodes[stage::count]
+        local = placement.fresh(own, spec.model.experts, cluster.replicas, layout=cluster.replica_layout)
+        result += [tuple(Rank(stage + count * place) for place in ranks) for ranks in local]
+    return tuple(result)
 
 
 def ranks_by_node(cluster: ClusterSpec) -> list[NodeId]:
@@ -166,14 +181,53 @@ def ranks_by_node(cluster: ClusterSpec) -> list[NodeId]:
 
 
 def stages(spec: JobSpec) -> tuple[Stage, ...]:
-    """The stages of the job's pipeline: one, with the whole model."""
-    return (Stage(number=0, layers=spec.model.layers, embeds=True, predicts=True, in_flight=1),)
+    """The stages of the job's pipeline, with layers as trainers divide them (`worker/model/stages.py`)."""
+    count, chunks = spec.pipeline.stages, spec.pipeline.chunks
+    each, more = divmod(spec.model.layers, count * chunks)
+    trainers = spec.cluster.nodes * spec.cluster.devices_per_node
+    widths = [len(range(stage, trainers, count)) for stage in range(count)]
+    flights = _in_flight(spec, widths)
+    return tuple(
+        Stage(
+            number=stage,
+            layers=sum(each + (chunk * count + stage < more) for chunk in range(chunks)),
+            embeds=stage == 0,
+            predicts=stage == count - 1,
+            in_flight=flights[stage],
+        )
+        for stage in range(count)
+    )
+
+
+def _in_flight(spec: JobSpec, widths: Sequence[int]) -> list[float]:
+    """By stage, of how many microbatches it holds activations at once (`worker/parallel/schedule.py`)."""
+    rounds = [-(-spec.batch.microbatches // max(1, width)) for width in widths]
+    held = [1] * len(widths)
+    for stage in reversed(range(len(widths) - 1)):
+        after = held[stage + 1] * widths[stage + 1]
+        held[stage] = -(-after // max(1, widths[stage])) + 1 + (widths[stage] != widths[stage + 1])
+    chunks = spec.pipeline.chunks
+    match spec.pipeline.schedule:
+        case Schedule.GPIPE:
+            most: list[float] = list(map(float, rounds))
+        case Schedule.ONE_F_ONE_B:
+            most = list(map(float, held))
+        case Schedule.INTERLEAVED:
+            whole = [-(-held[0] * widths[0] // max(1, width)) for width in widths]
+            most = [
+                (2 * (own - 1) + (chunks - 1) * all_ + 1) / chunks
+                for own, all_ in zip(held, whole, strict=True)
+            ]
+        case _:
+            assert_never(spec.pipeline.schedule)
+    return [min(each, float(limit)) for each, limit in zip(most, rounds, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seat:
     """What the placement gives to a rank, as far as it costs memory."""
 
+    stage: int
     held: int
     trained: int
     backups: int
@@ -192,6 +246,7 @@ class _Seat:
         in_order = exchanged == len(trained) and peers == sorted(peers)
         backups = sum(where[expert][0] != rank for expert in held)
         return cls(
+            stage=rank % spec.pipeline.stages,
             held=len(held),
             trained=len(trained),
             backups=backups,
@@ -248,10 +303,13 @@ def _device(spec: JobSpec, stage: Stage, seat: _Seat, trainers: int, imbalance: 
     width = _Widths.of(spec)
     expert, dense = width.expert(stage.layers), width.dense(stage)
     trained = seat.trained * expert + (0 if width.frozen else dense)
-    mean = spec.model.experts * spec.cluster.replicas / len(ranks_by_node(spec.cluster))
+    seats = len(range(stage.number, len(ranks_by_node(spec.cluster)), spec.pipeline.stages))
+    mean = spec.model.experts * spec.cluster.replicas / seats
     rows = spec.model.top_k * tokens(spec) * seat.held / mean * imbalance
     kept = _Kept.of(spec, width, seat.held, rows)
-    activations = stage.in_flight * (stage.layers * kept.layer + (kept.ends if stage.predicts else 0))
+    # A stage keeps, beside its layers, what it got and what it gave away; the last one its prediction.
+    ends = kept.passed * (spec.pipeline.stages > 1) + (kept.ends if stage.predicts else 0)
+    activations = stage.in_flight * (stage.layers * kept.layer + ends)
     step = max(kept.prediction if stage.predicts else 0, kept.backward)
     vote = 0 if width.p == 8 else 8 * max(expert if seat.trained else 0, 0 if width.frozen else dense)
     return DeviceMemory(
@@ -262,6 +320,7 @@ def _device(spec: JobSpec, stage: Stage, seat: _Seat, trainers: int, imbalance: 
         parameters=width.p * (seat.held * expert + dense),
         gradients=width.p * trained,
         optimizer=width.p * MOMENTS * trained + width.scratch(dense, expert),
+        moments=width.p * MOMENTS * trained,
         communication=width.p * expert * seat.exchanged * (1 if seat.in_order else 2),
         exchanged=width.p * expert * seat.exchanged,
         activations=round(activations),
@@ -279,6 +338,8 @@ class _Kept:
     """Bytes of one microbatch: kept from its forward pass, and what the backward pass adds at its fullest."""
 
     layer: float
+    passed: float
+    """From and to other stages."""
     ends: float
     prediction: float
     """At its beginning: probabilities and the gradient of the logits."""
@@ -302,6 +363,7 @@ class _Kept:
         grads = 4 * R * F * c + 3 * R * D * c + 3 * T * D * c + (F * D * c if p != c else 0)
         return cls(
             layer=layer,
+            passed=2 * T * D * c,
             ends=3 * T * D * p + T * V * p,
             prediction=max(2 * T * V * p, V * D * p),
             backward=grads + (swiglu if recompute.experts else 0) - T * V * p,

@@ -18,9 +18,13 @@ LOSSES = (1, 2, 3)
 """Nodes that die at once."""
 
 
-def holders(placement: Placement, nodes: Sequence[NodeId]) -> frozenset[frozenset[NodeId]]:
-    """The sets of nodes of which one must live: the holders of each expert, and everybody for the dense part."""
-    return frozenset({frozenset(nodes), *(frozenset(nodes[rank] for rank in ranks) for ranks in placement)})
+def holders(placement: Placement, nodes: Sequence[NodeId], stages: int = 1) -> frozenset[frozenset[NodeId]]:
+    """The sets of nodes of which one must live: the holders of each expert, and of each stage's dense part.
+
+    Ranks take stages in turn (`stages.seated`).
+    """
+    dense = (frozenset(nodes[stage::stages]) for stage in range(stages))
+    return frozenset({*dense, *(frozenset(nodes[rank] for rank in ranks) for ranks in placement)})
 
 
 def survival(needed: Iterable[frozenset[NodeId]], nodes: int, lost: int) -> float:
@@ -42,7 +46,7 @@ def survival(needed: Iterable[frozenset[NodeId]], nodes: int, lost: int) -> floa
     return (comb(nodes - len(alone), lost) - len(deadly)) / comb(nodes, lost)
 
 
-def chances(placement: Placement, nodes: Sequence[NodeId]) -> tuple[float, ...]:
+def chances(placement: Placement, nodes: Sequence[NodeId], stages: int = 1) -> tuple[float, ...]:
     """The chance to lose nothing when 1, 2 or 3 nodes die at once, by `LOSSES`."""
-    needed = holders(placement, nodes)
+    needed = holders(placement, nodes, stages)
     return tuple(survival(needed, len(set(nodes)), lost) for lost in LOSSES)

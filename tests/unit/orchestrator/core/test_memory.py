@@ -12,6 +12,7 @@ from orchestrator.core.spec import JobSpec, Recompute
 from orchestrator.core.spec_mapping import from_mapping, to_mapping
 from worker.model.config import ModelConfig
 from worker.model.parts import dense_layout, expert_layout
+from worker.model.stages import Stages
 
 
 def job(**changes: Any) -> JobSpec:
@@ -106,3 +107,26 @@ def test_a_job_that_does_not_fit_its_devices_is_refused_with_a_remedy() -> None:
     assert spec_rules.problems(job(cluster__device_memory="1GB")) == ()
     (problem,) = spec_rules.problems(job(cluster__device_memory="plenty"))
     assert "80GB" in problem.remedy
+
+
+@pytest.mark.parametrize("stages, chunks", [(2, 1), (3, 1), (2, 2)])
+def test_a_stage_holds_what_its_trainers_allocate(stages: int, chunks: int) -> None:
+    schedule = "interleaved" if chunks > 1 else "1f1b"
+    pipeline = {"pipeline__stages": stages, "pipeline__chunks": chunks, "pipeline__schedule": schedule}
+    spec = job(cluster__nodes=stages, cluster__replicas=1, model__layers=7, **pipeline)
+    config = ModelConfig.from_mapping(to_mapping(spec)["model"], "float32")
+    devices = sorted(memory.plan(spec).devices, key=lambda device: device.stage)
+    assert [device.stage for device in devices] == list(range(stages))
+    for device in devices:
+        share = Stages(layers=7, count=stages, chunks=chunks).share(device.stage)
+        experts = config.experts * expert_layout(config, share).length
+        assert device.parameters == 4 * (dense_layout(config, share).length + experts)
+
+
+def test_the_first_stage_holds_more_microbatches_than_the_last() -> None:
+    found = memory.stages(job(pipeline__stages=4, model__layers=4, cluster__nodes=8))
+    assert [stage.in_flight for stage in found] == [4.0, 3.0, 2.0, 1.0]
+    (everything, _) = memory.stages(
+        job(pipeline__stages=2, pipeline__schedule="gpipe", model__layers=4, cluster__nodes=4)
+    )
+    assert everything.in_flight == 6.0, "twelve microbatches over two seats"
