@@ -18,7 +18,7 @@ from worker.settings import AgentSettings, SettingsError, TrainerSettings, parse
 
 EXIT_USAGE = 2
 EXIT_NO_AGENT = 3
-OFFLINE = ("checkpoint", "generate", "evaluate")
+OFFLINE = ("checkpoint", "generate", "evaluate", "import", "affinity")
 """Programs that work on a checkpoint alone."""
 LOOPBACK = "127.0.0.1"
 

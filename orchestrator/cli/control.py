@@ -74,7 +74,7 @@ def checkpoint() -> None:
     """
 
 
-for _each in (offline.show, offline.verify, offline.export):
+for _each in (offline.show, offline.verify, offline.export, offline.merge):
     checkpoint.add_command(_each)
 
 

@@ -15,7 +15,7 @@ from orchestrator.cli.chaos import chaos
 from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
-from orchestrator.cli.offline import evaluate, generate
+from orchestrator.cli.offline import affinity, evaluate, generate, import_model
 from orchestrator.cli.plan import plan
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
@@ -68,6 +68,8 @@ for _each in (
     *COMMANDS,
     generate,
     evaluate,
+    import_model,
+    affinity,
     simulate,
     chaos,
     certificates,

@@ -36,3 +36,6 @@ verify = _handed_on("checkpoint", "verify", short_help="Read every byte and comp
 export = _handed_on("checkpoint", "export", short_help="Write the model for Hugging Face transformers.")
 generate = _handed_on("generate", short_help="Sample text from a checkpoint's model.")
 evaluate = _handed_on("evaluate", short_help="Mean cross entropy of a text under a checkpoint's model.")
+import_model = _handed_on("import", short_help="Make a checkpoint of a Mixtral from Hugging Face.")
+affinity = _handed_on("affinity", short_help="Score experts on a task, to train those alone.")
+merge = _handed_on("checkpoint", "merge", short_help="Write a base and an adapter as one model.")

@@ -53,10 +53,10 @@ def job(**model: object) -> Mapping[str, object]:
     }
 
 
-def write(root: Path, config: Mapping[str, Any]) -> Path:
-    """A sealed checkpoint in `root` as two ranks write it, with weights that a trained model might have."""
+def write(root: Path, config: Mapping[str, Any], *, seed: int = 5, ranks: int = 2) -> Path:
+    """A sealed checkpoint in `root` as some ranks write it, with weights that a trained model might have."""
     model = ModelConfig.from_mapping(config["model"], config["precision"])
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     lengths = {DENSE: dense_layout(model).length}
     lengths |= {expert_part(expert): expert_layout(model).length for expert in range(model.experts)}
     states = {}
@@ -66,11 +66,11 @@ def write(root: Path, config: Mapping[str, Any]) -> Path:
     storage = FileStorage(root)
     writer = CheckpointWriter(storage=storage, buffer=SnapshotBuffer(pinned=False), limits=LIMITS)
     shards = []
-    for rank in range(2):
+    for rank in range(ranks):
         pieces = tuple(
             Piece(part=part, start=0, stop=length)
             for number, (part, length) in enumerate(lengths.items())
-            if number % 2 == rank
+            if number % ranks == rank
         )
         saved = save_shard(writer, SaveRequest(checkpoint=SEALED, rank=rank, pieces=pieces), states)
         assert isinstance(saved, ShardSaved)

@@ -20,7 +20,9 @@ import torch
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.manifest import Manifest
 from worker.model.fields import FieldError
+from worker.offline import finetuning_commands
 from worker.offline.evaluate import evaluate
+from worker.offline.finetuning_commands import DTYPES, WHERE, adapter_of, new_folder
 from worker.offline.generate import Sampling, generate
 from worker.offline.mixtral import export
 from worker.offline.opened import Loaded, OfflineError, find, load
@@ -29,8 +31,6 @@ from worker.training.data import DataError, open_text
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_WHERE = "a checkpoint's folder, or a workdir for its newest checkpoint"
 _PROGRESS_SECONDS = 0.2
 
 
@@ -137,12 +137,12 @@ def _verify(given: argparse.Namespace) -> int:
 
 def _export(given: argparse.Namespace) -> int:
     folder = Path(given.out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OfflineError(f"OUT is {given.out!r}: it exists and is not an empty folder; name a new one")
+    dtype = DTYPES[given.dtype]
     loaded = load(find(given.checkpoint), torch.device("cpu"))
+    if given.adapter:
+        return adapter_of(loaded, folder, dtype, given.output)
+    new_folder(folder)
     ours = dict(loaded.model.named_parameters())
-    dtype = _DTYPES[given.dtype]
-    folder.mkdir(parents=True, exist_ok=True)
     progress, done = _Progress("exported"), 0
     total = sum(tensor.numel() for tensor in ours.values()) * dtype.itemsize
 
@@ -287,7 +287,10 @@ def _parser() -> argparse.ArgumentParser:
     _common(out)
     out.add_argument("out", metavar="OUT", help="a new or empty folder")
     out.add_argument(
-        "--dtype", choices=sorted(_DTYPES), default="float32", help="of the weights (default: %(default)s)"
+        "--dtype", choices=sorted(DTYPES), default="float32", help="of the weights (default: %(default)s)"
+    )
+    out.add_argument(
+        "--adapter", action="store_true", help="only the experts that were trained (trainable.experts)"
     )
 
     sample = _command(
@@ -297,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
         "Sample text from the model of a checkpoint, byte by byte.",
         "understudy generate --checkpoint DIR --prompt 'def ' --tokens 300 --temperature 0.7",
     )
-    sample.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=_WHERE)
+    sample.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=WHERE)
     sample.add_argument("--prompt", default="\n", help="the text to go on from (default: an empty line)")
     sample.add_argument(
         "--tokens", type=int, default=200, metavar="N", help="new bytes (default: %(default)s)"
@@ -315,13 +318,14 @@ def _parser() -> argparse.ArgumentParser:
         "Mean cross entropy of a text under the model of a checkpoint.",
         "understudy evaluate --checkpoint DIR --data 'texts/*.txt' -o json",
     )
-    measure.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=_WHERE)
+    measure.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=WHERE)
     measure.add_argument("--data", required=True, metavar="GLOB", help="a file, a folder, a glob, or stdlib")
     measure.add_argument("--limit-windows", type=_count, metavar="N", help="only the first N windows")
     measure.add_argument(
         "--windows-at-once", type=_count, default=16, metavar="N", help="batch size (default: %(default)s)"
     )
     _output(measure)
+    finetuning_commands.add(commands, checkpoints, _command, _Progress)
     return parser
 
 
@@ -347,7 +351,7 @@ def _command(
 
 
 def _common(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help=_WHERE)
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help=WHERE)
     _output(command)
 
 
