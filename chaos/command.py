@@ -21,6 +21,7 @@ from chaos.player import Player, RunResult
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import JobFileError, load_job_file
 
+MOST_STAGES = 3
 SEEDS = 1_000_000
 FAULTS = "\n".join(f"      {kind.value:<28}{TRAITS[kind].words}" for kind in Kind)
 HELP = f"""Break a job on purpose, again and again, and judge every run by what must be true of it.
@@ -108,12 +109,15 @@ def main(
     folder = (folder or Path(tempfile.mkdtemp(prefix="understudy-chaos-"))).absolute()
     said = sys.stderr if output == "json" else sys.stdout
     print(f"seed {seed}, runs in {folder}", file=said, flush=True)
-    draw = Draw(kinds=kinds, nodes=nodes, most_strikes=strikes)
+    job = _job(config)
+    own = job.get("pipeline", {}).get("stages", 1) > 1  # whoever names stages wants these
+    most_stages = 1 if own else min(MOST_STAGES, job["model"]["layers"])
+    draw = Draw(kinds=kinds, nodes=nodes, most_strikes=strikes, most_stages=most_stages)
     asked = _asked(config, kinds, nodes, strikes)
     results: list[RunResult] = []
     ends_at = time.monotonic() + 60.0 * minutes
     with (
-        Player(folder, _job(config), keep=keep) as player,
+        Player(folder, job, keep=keep) as player,
         suppress(KeyboardInterrupt),
     ):  # Ctrl-C: tell what was seen
         for plan in plans.runs(seed, draw):

@@ -44,6 +44,8 @@ class RunPlan:
     spares: int
     replicas: int
     strikes: tuple[Strike, ...]
+    stages: int = 1
+    """Of a pipeline; more than one where the strikes leave each stage as many nodes as an expert has replicas."""
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -57,6 +59,7 @@ class Draw:
     kinds: tuple[Kind, ...] = tuple(Kind)
     nodes: tuple[int, int] = NODES
     most_strikes: int = MOST_STRIKES
+    most_stages: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +88,20 @@ def runs(seed: int, draw: Draw) -> Iterator[RunPlan]:
         if len(deck) < draw.most_strikes:
             deck += _shuffled(source, draw.kinds)
         chosen = _deal(deck, nodes + spares - max(LIVING, replicas), draw.most_strikes)
+        lost = sum(TRAITS[kind].nodes_lost for kind in chosen)
         yield RunPlan(
             number=number,
             nodes=nodes,
             spares=spares,
             replicas=replicas,
             strikes=tuple(_strike(source, kind) for kind in chosen),
+            stages=_stages(seed, number, draw.most_stages, min(nodes, nodes + spares - lost) // replicas),
         )
+
+
+def _stages(seed: int, number: int, most: int, room: int) -> int:
+    """Drawn beside all else, so that a seed's strikes are the same with stages and without."""
+    return min(random.Random(f"{seed}/{number}/stages").randint(1, most), max(1, room))
 
 
 def _shuffled(source: random.Random, kinds: Sequence[Kind]) -> list[Kind]:

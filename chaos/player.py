@@ -141,6 +141,8 @@ class Player:
         job = copy.deepcopy(self._job)
         cluster = {"nodes": plan.nodes, "spares": plan.spares, "replicas": plan.replicas}
         job["cluster"] = {**job.get("cluster", {}), **cluster}
+        if plan.stages > 1:
+            job["pipeline"] = {"stages": plan.stages}
         if Kind.BITFLIP in plan.kinds:
             # A step that is committed with a flipped bit is another trajectory: it must be found before the vote.
             job["integrity"] = {"interval_steps": 1}

@@ -35,6 +35,7 @@ class Reference:
         self._output = folder / "reference.out"
         self._job = copy.deepcopy(job)
         self._job["cluster"] = {**job["cluster"], "nodes": 1, "spares": 0, "replicas": 1}
+        self._job.pop("pipeline", None)
 
     def upto(self, step: int) -> list[Committed]:
         """The committed steps, at least so many. Raises NeverCame."""

@@ -121,6 +121,7 @@ def run_line(result: RunResult) -> str:
     """One run in one line."""
     plan = result.plan
     cluster = f"{plan.nodes} nodes, {plan.spares} spares, {plan.replicas} replicas"
+    cluster += f", {plan.stages} stages" if plan.stages > 1 else ""
     names = [
         f"({each.strike.kind.value})" if each.skipped else each.strike.kind.value for each in result.strikes
     ]

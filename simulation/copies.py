@@ -13,7 +13,6 @@ from typing import Protocol
 
 from simulation.ground import Ground
 from simulation.holdings import Holdings
-from simulation.saves import part_number
 from worker.agent.messages import AcquireParts, AcquisitionFailed, PartsAcquired, Report
 from worker.parallel.handshake import ABSENT
 
@@ -164,7 +163,7 @@ class Copies:
             if found.awake and found.generation != order.generation:
                 self._fail(order, f"asked in generation {order.generation}, {donor.trainer} is in another")
                 return
-            staging = Staging(donor=found, parts=tuple(part_number(part) for part in donor.parts))
+            staging = Staging(donor=found, parts=tuple(map(self._ground.parts.number, donor.parts)))
             found.followers.append(staging)
             self._stagings.append(staging)
         self._await(order, began)

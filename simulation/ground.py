@@ -17,6 +17,7 @@ from simulation.options import Faults
 from simulation.scheduler import Scheduler
 from simulation.timeline import Timeline
 from simulation.truth import Truth
+from worker.checkpointing.numbering import PartNumbers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +42,11 @@ class Ground:
     @property
     def now(self) -> float:
         return self.scheduler.now
+
+    @property
+    def parts(self) -> PartNumbers:
+        """The parts of the job's state."""
+        return PartNumbers(stages=self.spec.pipeline.stages, experts=self.spec.model.experts)
 
     def chance(self, probability: float) -> bool:
         """Whether something happens this time."""

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from simulation.truth import LawBroken, Truth, next_digest, seed_digest
+from worker.checkpointing.numbering import PartNumbers
 from worker.parallel.handshake import ABSENT
-
-DENSE = 0
 
 
 class Holdings:
-    """Parts by number (0 is dense, e + 1 is expert e), all at `version`."""
+    """Parts of one stage by number, all at `version`."""
 
-    def __init__(self, who: str, parts: int, truth: Truth) -> None:
+    def __init__(self, who: str, numbers: PartNumbers, truth: Truth) -> None:
         self._who = who
-        self._parts = parts
+        self.numbers = numbers
         self._truth = truth
         self.digests: dict[int, int] = {}
         self.version = ABSENT
@@ -34,7 +33,7 @@ class Holdings:
         """Its processes."""
 
     def versions(self) -> tuple[int, ...]:
-        return tuple(self.version if part in self.digests else ABSENT for part in range(self._parts))
+        return tuple(self.version if part in self.digests else ABSENT for part in range(self.numbers.count))
 
     def zero_gradients(self) -> None:
         self.ready, self.counts = ABSENT, ()
@@ -47,9 +46,13 @@ class Holdings:
             self._truth.check_state(self._who, part, step, self.digests[part])
         self.version = step
 
-    def initialise(self, experts: Sequence[int]) -> None:
+    def wanted(self, experts: Sequence[int], stage: int) -> tuple[int, ...]:
+        """The parts of a seat in a stage that is given these experts."""
+        return (self.numbers.dense(stage), *sorted(map(self.numbers.expert, experts)))
+
+    def initialise(self, experts: Sequence[int], stage: int) -> None:
         """Version 0, from the seed."""
-        self.load({part: seed_digest(part) for part in (DENSE, *(each + 1 for each in experts))}, 0)
+        self.load({part: seed_digest(part) for part in self.wanted(experts, stage)}, 0)
 
     def load(self, digests: Mapping[int, int], version: int) -> None:
         """A state that was read, or made from the seed."""
@@ -59,8 +62,8 @@ class Holdings:
         self.ready = self.tally_step = ABSENT
         self.tally, self.counts = (), ()
 
-    def adopt(self, experts: Sequence[int], received: Mapping[int, int], version: int) -> None:
-        """Hold exactly `experts` and the dense part from now on; what is new comes from `received`.
+    def adopt(self, experts: Sequence[int], stage: int, received: Mapping[int, int], version: int) -> None:
+        """Hold exactly `experts` and the dense part of a stage from now on; what is new comes from `received`.
 
         Law L3, as a trainer sees it: no generation but one that restores takes a commit back.
         """
@@ -68,8 +71,10 @@ class Holdings:
             raise LawBroken(
                 f"L3: {self._who} had committed step {self.version} and is taken back to {version}"
             )
-        wanted = (DENSE, *sorted(each + 1 for each in experts))
-        changed = set(wanted) != set(self.digests) or any(part != DENSE for part in received)
+        wanted = self.wanted(experts, stage)
+        changed = set(wanted) != set(self.digests) or any(
+            not self.numbers.is_dense(part) for part in received
+        )
         self.digests = {part: received.get(part, self.digests.get(part, 0)) for part in wanted}
         if changed:
             self.ready = ABSENT

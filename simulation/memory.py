@@ -12,7 +12,7 @@ from typing import Protocol, assert_never
 
 from simulation.ground import Ground
 from simulation.holdings import Holdings
-from simulation.saves import part_name, part_number, piece_hash, read_pieces
+from simulation.saves import piece_hash, read_pieces, shares_of
 from worker.agent.instructions import AdmitCallers, ForgetShards, ListShard, SendShard
 from worker.agent.messages import Assignment, Report, SnapshotTaken, TakeSnapshot
 from worker.agent.snapshots import SLOTS
@@ -25,7 +25,6 @@ from worker.checkpointing.manifest import (
     shard_to_mapping,
 )
 from worker.checkpointing.names import shard_file
-from worker.checkpointing.plan import UNITS, plan_shards
 from worker.hostmemory.identity import ShardId, ShardRecord, parse_snapshot
 
 HASH_SECONDS = (0.01, 0.2)
@@ -135,12 +134,11 @@ class Snapshots:
 
     def take(self, order: TakeSnapshot, assignment: Assignment) -> None:
         """Copy this rank's pieces into the slot; hashed a little later."""
-        lengths = {part_name(part): UNITS for part in range(self._ground.spec.model.experts + 1)}
-        shares = plan_shards(dict(enumerate(assignment.placement)), len(assignment.members), lengths)
+        shares = shares_of(self._ground, assignment)
         pieces = shares[assignment.rank]
         if not pieces or order.generation != assignment.number:
             return
-        digests = {piece: self._state.digests[part_number(piece.part)] for piece in pieces}
+        digests = {piece: self._state.digests[self._ground.parts.number(piece.part)] for piece in pieces}
         text = json.dumps([[each.part, each.start, each.stop, digest] for each, digest in digests.items()])
         self._slots[order.slot] = text
         stored = tuple(
@@ -165,11 +163,12 @@ class Snapshots:
         )
         self._when_awake(self._ground.between(*HASH_SECONDS), lambda: self._report(taken))
 
-    def read(self, assignment: Assignment, experts: Sequence[int]) -> dict[int, int]:
-        """Digests of the dense part and of `experts` from living agents. Raises CheckpointDamaged."""
+    def read(self, assignment: Assignment, parts: Sequence[int]) -> dict[int, int]:
+        """Digests of parts from living agents. Raises CheckpointDamaged."""
         snapshot = parse_snapshot(assignment.restore_name)
         assert snapshot is not None, f"{assignment.restore_name!r} is no snapshot"
-        wanted = {part_name(part) for part in (0, *(each + 1 for each in experts))}
+        numbers = self._ground.parts
+        wanted = {numbers.name(part) for part in parts}
         found: dict[int, int] = {}
         for source in assignment.restore_shards:
             shard = shard_from_mapping(json.loads(source.entry))
@@ -177,7 +176,8 @@ class Snapshots:
             if pieces:
                 identity = ShardId(snapshot=snapshot, rank=source.rank)
                 contents = [self._content(address, identity) for address in source.addresses]
-                found |= _first_sound(snapshot.name, shard.file, pieces, contents)
+                read = _first_sound(snapshot.name, shard.file, pieces, contents)
+                found |= {numbers.number(part): digest for part, digest in read.items()}
         return found
 
     def _content(self, address: str, shard: ShardId) -> str | None:
@@ -187,7 +187,7 @@ class Snapshots:
 
 def _first_sound(
     name: str, file: str, pieces: Sequence[StoredPiece], contents: Sequence[str | None]
-) -> dict[int, int]:
+) -> dict[str, int]:
     """From the first holder whose bytes have the right hashes."""
     failure = CheckpointDamaged(checkpoint=name, shard=file, reason="no living agent holds it")
     for content in contents:

@@ -12,9 +12,10 @@ node; delay holds a direction up. A cut in one direction looks like silence unti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from random import Random
 
+from orchestrator.core import spec_rules
 from orchestrator.core.spec import (
     BatchSpec,
     CheckpointSpec,
@@ -23,6 +24,7 @@ from orchestrator.core.spec import (
     IntegritySpec,
     JobSpec,
     ModelSpec,
+    PipelineSpec,
     SnapshotSpec,
     TimeoutSpec,
 )
@@ -146,7 +148,7 @@ class Options:
 def options_of(random: Random) -> Options:
     """The world of one seed."""
     nodes = random.randint(2, 5)
-    spec = JobSpec(
+    plain = JobSpec(
         name="simulated",
         data=DataSpec(path="stdlib"),
         steps=random.choice((60, 100_000, 100_000)),
@@ -176,6 +178,8 @@ def options_of(random: Random) -> Options:
             orphan_seconds=random.choice((20.0, 120.0)),
         ),
     )
+    staged = replace(plain, pipeline=PipelineSpec(stages=random.choice((1, 1, 2, 3))))
+    spec = plain if spec_rules.problems(staged) else staged
     return Options(
         spec=spec,
         faults=swarm(random),

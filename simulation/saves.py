@@ -35,11 +35,8 @@ from worker.checkpointing.manifest import (
     shard_to_mapping,
 )
 from worker.checkpointing.names import (
-    DENSE,
     MANIFEST_FILE,
     CheckpointId,
-    expert_index,
-    expert_part,
     parse_sealed,
 )
 from worker.checkpointing.plan import UNITS, plan_shards
@@ -52,13 +49,12 @@ PIECE_BYTES = 8
 """What a piece counts for: parts are as long as an expert is cut at most."""
 
 
-def part_name(part: int) -> str:
-    return DENSE if part == 0 else expert_part(part - 1)
-
-
-def part_number(name: str) -> int:
-    expert = expert_index(name)
-    return 0 if expert is None else expert + 1
+def shares_of(ground: Ground, assignment: Assignment) -> tuple[tuple[Piece, ...], ...]:
+    """The pieces that each rank writes, as the worker plans them."""
+    parts = ground.parts
+    lengths = {parts.name(part): UNITS for part in range(parts.count)}
+    stages = tuple(member.stage for member in assignment.members)
+    return plan_shards(dict(enumerate(assignment.placement)), len(stages), lengths, stages)
 
 
 class Saves:
@@ -83,10 +79,7 @@ class Saves:
     def take(self, order: TakeCheckpoint, assignment: Assignment) -> None:
         """Snapshot this rank's pieces and have them written."""
         checkpoint = CheckpointId(step=self._state.version, generation=assignment.number)
-        lengths = {part_name(part): UNITS for part in range(self._ground.spec.model.experts + 1)}
-        pieces = plan_shards(dict(enumerate(assignment.placement)), len(assignment.members), lengths)[
-            assignment.rank
-        ]
+        pieces = shares_of(self._ground, assignment)[assignment.rank]
         if not pieces:
             self._report(_written(order.request, checkpoint, assignment.rank, "", 0))
             return
@@ -95,7 +88,7 @@ class Saves:
             self._report(CheckpointFailed(request=order.request, reason=reason))
             return
         self._writing = checkpoint.step
-        digests = {piece: self._state.digests[part_number(piece.part)] for piece in pieces}
+        digests = {piece: self._state.digests[self._ground.parts.number(piece.part)] for piece in pieces}
         self._when_awake(
             self._ground.between(*WRITE_SECONDS),
             lambda: self._write(order.request, checkpoint, assignment.rank, digests),
@@ -127,9 +120,10 @@ class Saves:
         checkpoint = parse_sealed(order.name)
         assert checkpoint is not None, f"{order.name!r} is no checkpoint name"
         shards = tuple(shard_from_mapping(json.loads(text)) for text in order.shards if text)
+        numbers = self._ground.parts
         parts = {
-            part_name(part): PartEntry(version=checkpoint.step, length=UNITS)
-            for part in range(self._ground.spec.model.experts + 1)
+            numbers.name(part): PartEntry(version=checkpoint.step, length=UNITS)
+            for part in range(numbers.count)
         }
         manifest = Manifest(
             job=self._ground.spec.name,
@@ -164,24 +158,26 @@ class Saves:
         if checkpoint is not None:
             delete(self._ground.disk, checkpoint)
 
-    def read(self, name: str, experts: Sequence[int]) -> dict[int, int]:
-        """Digests of the dense part and of `experts` from a sealed checkpoint. Raises CheckpointDamaged."""
+    def read(self, name: str, parts: Sequence[int]) -> dict[int, int]:
+        """Digests of parts from a sealed checkpoint. Raises CheckpointDamaged."""
         disk = self._ground.disk
         try:
             manifest = from_json(read_text(disk, f"{name}/{MANIFEST_FILE}"))
         except (ManifestInvalid, ValueError, FileNotFoundError) as error:
             raise CheckpointDamaged(checkpoint=name, shard=MANIFEST_FILE, reason=str(error)) from error
-        wanted = {part_name(part) for part in (0, *(each + 1 for each in experts))}
+        numbers = self._ground.parts
+        wanted = {numbers.name(part) for part in parts}
         found: dict[int, int] = {}
         for shard in manifest.shards:
             pieces = [each for each in shard.pieces if each.piece.part in wanted]
             if pieces:
-                found |= read_pieces(name, shard.file, pieces, disk.content(f"{name}/{shard.file}"))
+                read = read_pieces(name, shard.file, pieces, disk.content(f"{name}/{shard.file}"))
+                found |= {numbers.number(part): digest for part, digest in read.items()}
         return found
 
 
-def read_pieces(name: str, file: str, pieces: Sequence[StoredPiece], content: bytes | None) -> dict[int, int]:
-    """Digests by part number, each piece verified first."""
+def read_pieces(name: str, file: str, pieces: Sequence[StoredPiece], content: bytes | None) -> dict[str, int]:
+    """Digests by part, each piece verified first."""
     try:
         rows = json.loads(content or b"")
         digests = {Piece(part=part, start=start, stop=stop): digest for part, start, stop, digest in rows}
@@ -190,7 +186,7 @@ def read_pieces(name: str, file: str, pieces: Sequence[StoredPiece], content: by
     for stored in pieces:
         if piece_hash(stored.piece, digests.get(stored.piece, -1)) != stored.sha256:
             raise CheckpointDamaged(checkpoint=name, shard=file, reason="its hash does not match")
-    return {part_number(stored.piece.part): digests[stored.piece] for stored in pieces}
+    return {stored.piece.part: digests[stored.piece] for stored in pieces}
 
 
 def piece_hash(piece: Piece, digest: int) -> str:

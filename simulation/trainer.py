@@ -38,6 +38,7 @@ from worker.checkpointing.errors import CheckpointDamaged
 from worker.parallel.groups import CommunicationError, GenerationEnded
 from worker.parallel.handshake import ABSENT, PartLost, Resumption, Standing, resume_from
 from worker.training.orders import Handlers, Orders
+from worker.training.regroup import held_experts, stage_of_rank
 from worker.training.step import NotFinite
 from worker.training.tally import Pending, Tally, TallyLayout, Vote
 
@@ -74,8 +75,8 @@ class Trainer(Process):
         self._say = say
         spec = ground.spec
         self._samples = spec.batch.microbatches * spec.batch.microbatch_size
-        self._layout = TallyLayout(experts=spec.model.experts, samples=self._samples)
-        self.state = Holdings(place.trainer, spec.model.experts + 1, ground.truth)
+        self._layout = TallyLayout(experts=spec.all_experts, samples=self._samples)
+        self.state = Holdings(place.trainer, ground.parts, ground.truth)
         self._said_at = 0.0
         self._saves = Saves(
             ground, self.state, trainer=self.name, when_awake=self._when_awake, report=self._report
@@ -242,7 +243,7 @@ class Trainer(Process):
         self._group.enter(self._rank, self, self._lost_touch)
         self._check_over(assignment.number)
         standings = yield Meet(self._standing())
-        resumption = resume_from(standings, assignment.placement)
+        resumption = resume_from(standings, assignment.placement, stage_of_rank(assignment))
         completes = resumption.tally is not None and self.state.version == resumption.committed - 1
         if completes:
             assert resumption.tally is not None
@@ -267,17 +268,18 @@ class Trainer(Process):
             staging.end("the state is set back to a checkpoint")
         self._copies.clear()
         self._begun = ABSENT
-        experts = _held(assignment)
+        experts, stage = held_experts(assignment), stage_of_rank(assignment)[assignment.rank]
         self._pulse.enter("restoring")
         if not assignment.restore_name:
-            self.state.initialise(experts)
+            self.state.initialise(experts, stage)
             return
         yield Pause(self._ground.between(*READ_SECONDS), minding=assignment.number)
         self._check_over(assignment.number)
+        wanted = self.state.wanted(experts, stage)
         if assignment.restore_shards:
-            digests = self._snapshots.read(assignment, experts)
+            digests = self._snapshots.read(assignment, wanted)
         else:
-            digests = self._saves.read(assignment.restore_name, experts)
+            digests = self._saves.read(assignment.restore_name, wanted)
         self.state.load(digests, assignment.restore_step)
 
     def _check_over(self, generation: int) -> None:
@@ -300,7 +302,7 @@ class Trainer(Process):
         if resumption.transfers:
             self._copies.catch_up()
             standings = yield Meet(self._standing())
-            resumption = resume_from(standings, assignment.placement)
+            resumption = resume_from(standings, assignment.placement, stage_of_rank(assignment))
         received: dict[int, int] = {}
         if resumption.transfers:
             mine = {
@@ -319,7 +321,8 @@ class Trainer(Process):
             held = part in self.state.digests and self.state.version == resumption.committed
             if part not in received and not held:
                 received[part] = digest
-        self.state.adopt(_held(assignment), received, resumption.committed)
+        stage = stage_of_rank(assignment)[assignment.rank]
+        self.state.adopt(held_experts(assignment), stage, received, resumption.committed)
         self._copies.clear()
         return copied
 
@@ -374,25 +377,27 @@ class Trainer(Process):
     ) -> Generator[Wait, Any, Tally]:  # Any: see Life
         size = self._ground.spec.batch.microbatch_size
         mine = [index * size + each for index in assignment.deal[self._rank] for each in range(size)]
+        stages = stage_of_rank(assignment)
+        own, last = stages[self._rank], max(stages)
         self._pulse.enter("reduce")
         given = yield Meet(tuple(mine))
         counts = [0] * self._samples
-        for samples in given:
-            for sample in samples:
+        for stage, samples in zip(stages, given, strict=True):
+            for sample in samples if stage == own else ():
                 counts[sample] += 1
         self._pulse.enter("vote")
         self.state.ready, self.state.counts = step, tuple(counts)
         self.state.voted_in = assignment.number
         self.state.voters = frozenset(each.peer_address for each in assignment.members)
         poisoned, self.not_finite = self.not_finite, False
-        experts = self._ground.spec.model.experts
+        experts = self._layout.experts
         vote = Vote(
             expert_norms_squared=(0.0,) * experts,
             dense_norm_squared=0.0,
             expert_load=(len(mine),) * experts,
-            samples=mine,
+            samples=mine if own == last else (),
             loss=1.0 / len(assignment.members),
-            tokens=len(mine),
+            tokens=len(mine) if own == last else 0,
             rank=self._rank,
             own_finite=not poisoned,
             sums_finite=not poisoned,
@@ -460,8 +465,3 @@ class Trainer(Process):
             self._orders.take_planned()
             raise GenerationEnded("a planned generation takes over at this boundary")
         return True
-
-
-def _held(assignment: Assignment) -> tuple[int, ...]:
-    """Experts that the placement gives to this member, ascending."""
-    return tuple(e for e, ranks in enumerate(assignment.placement) if assignment.rank in ranks)

@@ -56,7 +56,6 @@ def _candidates(decision: Decision) -> list[tuple[NodeId, PairPurpose]]:
         and state.views[node].connected
         and decision.at >= until
         and not state.nodes[node].cordoned
-        and not roster.members_on(state.generation, node)
     ]
     due += [
         (node_of(trainer), PairPurpose.CONFIRM_SLOW)

@@ -146,6 +146,8 @@ def _pipeline(spec: JobSpec) -> Iterator[type_of_relation]:
     """Every stage has layers, trainers, and as many nodes as an expert has replicas."""
     reads: tuple[str, ...]
     pipeline, cluster = spec.pipeline, spec.cluster
+    if pipeline.stages < 1 or pipeline.chunks < 1 or cluster.devices_per_node < 1:
+        return  # said already
     if pipeline.stages == 1 and pipeline.chunks == 1 and pipeline.schedule is not Schedule.INTERLEAVED:
         return
     places = pipeline.stages * pipeline.chunks

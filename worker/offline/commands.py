@@ -19,6 +19,7 @@ import torch
 
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.manifest import Manifest
+from worker.checkpointing.names import dense_stage
 from worker.model.fields import FieldError
 from worker.offline import finetuning_commands
 from worker.offline.evaluate import evaluate
@@ -91,10 +92,7 @@ def _show(given: argparse.Namespace) -> int:
         ("created", created),
         ("size", f"{_size(size)} in {len(manifest.shards)} shards"),
         ("holds", f"{parameters:,} parameters and their AdamW moments, {manifest.precision}"),
-        (
-            "parts",
-            f"the dense part and {len(manifest.parts) - 1} experts" if base is None else _trained(manifest),
-        ),
+        ("parts", _whole(manifest) if base is None else _trained(manifest)),
     )
     print("\nfile                 pieces        size  sha256")
     for shard in manifest.shards:
@@ -105,6 +103,14 @@ def _show(given: argparse.Namespace) -> int:
 def _mapping(value: object) -> Mapping[str, object]:
     assert isinstance(value, Mapping), "the config of a checkpoint was a job's"
     return value
+
+
+def _whole(manifest: Manifest) -> str:
+    dense = sum(dense_stage(part) is not None for part in manifest.parts)
+    experts = f"{len(manifest.parts) - dense} experts"
+    return (
+        f"the dense part and {experts}" if dense == 1 else f"the dense parts of {dense} stages and {experts}"
+    )
 
 
 def _trained(manifest: Manifest) -> str:

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 
 from worker.checkpointing.manifest import BaseEntry, Manifest
-from worker.checkpointing.names import DENSE, CheckpointId, expert_part, parse_sealed
+from worker.checkpointing.names import CheckpointId, parse_sealed
 from worker.checkpointing.parts import PartTensors, dtype_of
 from worker.checkpointing.reader import CheckpointReader
 from worker.checkpointing.sealing import list_sealed
 from worker.checkpointing.storage import FileStorage
 from worker.model.config import ModelConfig
 from worker.model.fields import FieldError
-from worker.model.parts import bind, dense_layout, expert_layout
+from worker.model.parts import bind
 from worker.model.transformer import Transformer
+from worker.offline.gather import empty_parts, gather, stages_of
 from worker.parallel.dispatch import LocalDispatcher
 from worker.training.base_checkpoint import Base
 
@@ -87,13 +88,13 @@ def load(place: Place, device: torch.device) -> Loaded:
         job = manifest.config
         config = ModelConfig.from_mapping(_section(job, "model"), str(job["precision"]))
         dtype = dtype_of(manifest.precision)
-        dense_P = torch.empty(dense_layout(config).length, dtype=dtype)
-        experts_EN = torch.empty(config.experts, expert_layout(config).length, dtype=dtype)
-        rows = {DENSE: dense_P, **{expert_part(e): row for e, row in enumerate(experts_EN)}}
+        stages = stages_of(job, config)
+        rows = empty_parts(config, stages, dtype)
         reader.read({name: PartTensors.of([rows[name]]) for name in manifest.parts})
     if manifest.base is not None:
         frozen = {name: row for name, row in rows.items() if name not in manifest.parts}
         open_base(manifest.base).read(frozen, lambda count: None)
+    dense_P, experts_EN = gather(config, stages, rows)
     return Loaded(
         model=assembled(config, dense_P.to(device), experts_EN.to(device), seed=int(str(job["seed"]))),
         config=config,

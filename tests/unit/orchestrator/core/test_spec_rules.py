@@ -15,6 +15,8 @@ from orchestrator.core.spec import (
     JobSpec,
     ModelSpec,
     OptimizerSpec,
+    PipelineSpec,
+    Schedule,
     TimeoutSpec,
 )
 from orchestrator.core.spec_rules import node_ids, problems
@@ -50,6 +52,18 @@ def test_default_job_is_sound() -> None:
         (replace(SOUND, model=ModelSpec(experts=2, top_k=3)), "model.top_k"),
         (replace(SOUND, model=ModelSpec(experts=1, top_k=1)), "model.experts"),
         (replace(SOUND, model=ModelSpec(vocabulary=255)), "model.vocabulary"),
+        (replace(SOUND, pipeline=PipelineSpec(stages=0)), "pipeline.stages"),
+        (replace(SOUND, pipeline=PipelineSpec(stages=2), model=ModelSpec(layers=1)), "pipeline.stages"),
+        (replace(SOUND, pipeline=PipelineSpec(stages=3)), "pipeline.stages"),
+        (
+            replace(SOUND, pipeline=PipelineSpec(stages=2, chunks=2), model=ModelSpec(layers=4)),
+            "pipeline.chunks",
+        ),
+        (replace(SOUND, pipeline=PipelineSpec(stages=2, schedule=Schedule.INTERLEAVED)), "pipeline.chunks"),
+        (
+            replace(SOUND, pipeline=PipelineSpec(schedule=Schedule.INTERLEAVED, chunks=2)),
+            "pipeline.stages",
+        ),
         (replace(SOUND, model=ModelSpec(router_noise=float("nan"))), "model.router_noise"),
         (replace(SOUND, optimizer=OptimizerSpec(beta2=1.0)), "optimizer.beta2"),
         (
@@ -109,3 +123,33 @@ def test_number_that_is_wrong_by_itself_is_not_blamed_for_its_relations() -> Non
 def test_nodes_are_numbered_from_one_with_spares_last() -> None:
     """The names are a contract: faults, commands and docs use them."""
     assert node_ids(ClusterSpec(nodes=2, spares=1)) == ("node-1", "node-2", "node-3")
+
+
+@pytest.mark.parametrize(
+    "cluster, stages",
+    [
+        (ClusterSpec(nodes=4, replicas=2), 2),
+        (ClusterSpec(nodes=4, replicas=1), 3),
+        (ClusterSpec(nodes=2, devices_per_node=2, replicas=2), 2),
+        (ClusterSpec(nodes=4, devices_per_node=2, replicas=4), 2),
+    ],
+)
+def test_a_pipeline_needs_as_many_nodes_in_each_stage_as_an_expert_has_replicas(
+    cluster: ClusterSpec, stages: int
+) -> None:
+    """Trainers of one node go to different stages, so two nodes with two trainers are enough for two stages."""
+    spec = replace(SOUND, cluster=cluster, pipeline=PipelineSpec(stages=stages))
+    assert problems(spec) == ()
+    assert spec.all_experts == 16 * stages
+
+
+def test_sixteen_experts_in_four_stages_of_four() -> None:
+    """The preset: four experts in each layer, and each stage has its own."""
+    spec = replace(
+        SOUND,
+        cluster=ClusterSpec(nodes=8),
+        pipeline=PipelineSpec(stages=4),
+        model=ModelSpec(layers=8, experts=4),
+    )
+    assert problems(spec) == ()
+    assert spec.all_experts == 16

@@ -278,7 +278,14 @@ _ASSIGNMENT = Generation(
     kind=GenerationKind.PLANNED,
     members=(
         Member(trainer=TRAINER, start=2, rank=Rank(0), store_address="h:1", peer_address="h:2"),
-        Member(trainer=TrainerId("node-2/0"), start=1, rank=Rank(1), store_address="h:3", peer_address="h:4"),
+        Member(
+            trainer=TrainerId("node-2/0"),
+            start=1,
+            rank=Rank(1),
+            store_address="h:3",
+            peer_address="h:4",
+            stage=1,
+        ),
     ),
     placement=((Rank(0), Rank(1)), (Rank(1), Rank(0))),
     deal=((0, 2), (1,)),

@@ -162,7 +162,7 @@ def test_a_status_of_a_fresh_machine_is_understood() -> None:
     assert isinstance(controller_wire.event(wire.outgoing(heartbeat), ENVELOPE), events.HeartbeatReceived)
 
 
-MEMBER = pb.Member(trainer=FIRST, start=2, rank=0, store_address="h:1", peer_address="h:2")
+MEMBER = pb.Member(trainer=FIRST, start=2, rank=0, store_address="h:1", peer_address="h:2", stage=3)
 GENERATION = pb.Generation(
     number=3,
     kind="restore",
@@ -184,7 +184,9 @@ def test_an_assignment_is_read_whole() -> None:
             number=3,
             kind="restore",
             members=(
-                messages.Member(trainer=FIRST, start=2, rank=0, store_address="h:1", peer_address="h:2"),
+                messages.Member(
+                    trainer=FIRST, start=2, rank=0, store_address="h:1", peer_address="h:2", stage=3
+                ),
             ),
             placement=((0, 1), (1, 0)),
             deal=((0, 2), ()),

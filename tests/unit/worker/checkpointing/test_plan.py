@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.checkpointing.names import DENSE, expert_index, expert_part
+from worker.checkpointing.names import DENSE, dense_part, expert_index, expert_part
 from worker.checkpointing.plan import plan_shards
 
 Placement = Mapping[int, tuple[int, ...]]
@@ -87,3 +87,17 @@ def test_one_rank_writes_everything() -> None:
         (expert_part(0), 0, 3),
         (expert_part(1), 0, 3),
     ]
+
+
+def test_each_stage_writes_its_own_dense_part() -> None:
+    """Ranks 0 and 2 are the first stage, 1 and 3 the second; rank 3 holds no expert and takes more of the rest."""
+    placement = {0: (0, 2), 1: (1,)}
+    lengths = {DENSE: 100, dense_part(1): 60, expert_part(0): 40, expert_part(1): 20}
+    rows = plan_shards(placement, 4, lengths, (0, 1, 0, 1))
+    assert [{piece.part for piece in row} for row in rows] == [
+        {DENSE, expert_part(0)},
+        {dense_part(1), expert_part(1)},
+        {DENSE, expert_part(0)},
+        {dense_part(1)},
+    ]
+    assert [sum(piece.length for piece in row) for row in rows] == [70, 40, 70, 40]

@@ -93,3 +93,21 @@ def test_a_part_that_nobody_holds_is_lost_and_named() -> None:
     lacking = (7, 7, ABSENT, 7)
     with pytest.raises(PartLost, match="expert 1 at step 7"):
         resume_from([standing(7, versions=lacking)] * 3, PLACEMENT)
+
+
+def test_a_dense_part_belongs_to_its_stage() -> None:
+    """Ranks 0 and 1 are stage 0, ranks 2 and 3 stage 1; rank 3 is new and gets what its stage has, from its peer."""
+    placement = ((0, 1), (2, 3))
+    first = standing(7, versions=(7, ABSENT, 7, ABSENT))
+    second = standing(7, versions=(ABSENT, 7, ABSENT, 7))
+    newcomer = standing(ABSENT, versions=(ABSENT,) * 4)
+    resumption = resume_from([first, first, second, newcomer], placement, (0, 0, 1, 1))
+    assert resumption.transfers == (Transfer(part=1, source=2, to=3), Transfer(part=3, source=2, to=3))
+
+
+def test_a_stage_without_a_member_that_holds_it_is_lost() -> None:
+    placement = ((0,), (1,))
+    first = standing(7, versions=(7, ABSENT, 7, ABSENT))
+    newcomer = standing(ABSENT, versions=(ABSENT,) * 4)
+    with pytest.raises(PartLost, match="dense of stage 1"):
+        resume_from([first, newcomer], placement, (0, 1))

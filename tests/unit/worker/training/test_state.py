@@ -8,6 +8,7 @@ import torch
 from worker.checkpointing.numbering import PartNumbers
 from worker.checkpointing.parts import PartTensors
 from worker.model.config import ModelConfig
+from worker.model.stages import Stages
 from worker.training.learning_rate import Decay
 from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.state import TrainingState, copy_part
@@ -182,3 +183,78 @@ def test_a_frozen_expert_is_adopted_beside_a_trained_one() -> None:
     state.adopt((0, 1, 2), {1: staged, 3: donor.part(3)}, 0)
     assert (state.held, state.trained) == ((0, 1, 2), (1, 2))
     assert all(equal(state.part(part), donor.part(part)) for part in (1, 3))
+
+
+STAGES = Stages(layers=2, count=2)
+
+
+def staged(stage: int, *experts: int) -> TrainingState:
+    """A trainer of one of two stages, each with four experts: 0 to 3, and 4 to 7."""
+    state = TrainingState(CONFIG, seed=3, device=torch.device("cpu"), stages=STAGES)
+    state.initialise(experts, stage=stage)
+    return state
+
+
+def tensors(state: TrainingState, part: int) -> dict[str, torch.Tensor]:
+    """Weights of a part by the names of its tensors."""
+    dense, expert = state.layouts[state.numbers.stage_of(part)]
+    layout = dense if state.numbers.is_dense(part) else expert
+    return {entry.name: state.part(part).weights[entry.span] for entry in layout.entries}
+
+
+def test_stages_begin_with_the_weights_of_the_whole_model() -> None:
+    """The seed gives a tensor its values, wherever it lies."""
+    whole = make(0, 1, 2, 3)
+    first, second = staged(0, 0, 1, 2, 3), staged(1, 4, 5, 6, 7)
+    dense = {**tensors(first, 0), **tensors(second, 1)}
+    assert dense.keys() == tensors(whole, DENSE).keys()
+    assert all(torch.equal(value, tensors(whole, DENSE)[name]) for name, value in dense.items())
+    for expert in range(4):
+        number = first.numbers.expert
+        parts = {**tensors(first, number(expert)), **tensors(second, number(4 + expert))}
+        assert parts.keys() == tensors(whole, expert + 1).keys()
+        assert all(torch.equal(value, tensors(whole, expert + 1)[name]) for name, value in parts.items())
+
+
+def test_a_trainer_goes_over_to_another_stage() -> None:
+    """It gives up what it held, and holds what it has received."""
+    mover, donor = staged(0, 0, 1), staged(1, 4, 5, 6)
+    advance(mover, 1)
+    advance(donor, 1)
+    number = mover.numbers.expert
+    received = {part: donor.part(part) for part in (1, number(4), number(6))}
+    mover.adopt((4, 6), received, 1, stage=1)
+    assert mover.versions() == tuple(1 if part in (1, number(4), number(6)) else -1 for part in range(10))
+    assert all(equal(mover.part(part), donor.part(part)) for part in received)
+    advance(mover, 2)
+    advance(donor, 2)
+    assert all(equal(mover.part(part), donor.part(part)) for part in received)
+
+
+def test_who_goes_over_without_the_dense_part_is_a_bug() -> None:
+    mover, donor = staged(0, 0), staged(1, 4)
+    part = mover.numbers.expert(4)
+    with pytest.raises(AssertionError, match="has copied its part"):
+        mover.adopt((4,), {part: donor.part(part)}, 0, stage=1)
+
+
+def test_stages_have_another_layout_and_one_stage_the_one_it_always_had() -> None:
+    """A checkpoint of another division is refused by its layout."""
+    assert make(0).layout_id != staged(0, 0).layout_id
+    one = TrainingState(CONFIG, seed=3, device=torch.device("cpu"), stages=Stages(layers=2))
+    assert one.layout_id == make(0).layout_id
+
+
+def test_parts_of_stages_are_numbered_dense_first() -> None:
+    numbers = PartNumbers(stages=3, experts=2)
+    assert [numbers.name(part) for part in range(numbers.count)] == [
+        "dense",
+        "dense-00001",
+        "dense-00002",
+        *(f"expert-{expert:05d}" for expert in range(6)),
+    ]
+    assert [numbers.number(numbers.name(part)) for part in range(9)] == list(range(9))
+    assert [numbers.stage_of(part) for part in range(9)] == [0, 1, 2, 0, 0, 1, 1, 2, 2]
+    for unknown in ("dense-00003", "expert-00006", "dense-1", "router"):
+        with pytest.raises(ValueError, match="names no part"):
+            numbers.number(unknown)
