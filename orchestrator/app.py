@@ -334,8 +334,7 @@ async def _serve(made: _Made) -> End:
         causes=causes,
         end=endings.shut_down,
     )
-    periods = Periods(checkpoint_seconds=made.spec.checkpoint.interval_seconds)
-    timers = Timers(put=inbox.put, clock=clock, periods=periods)
+    timers = Timers(put=inbox.put, clock=clock, periods=Periods())
     running = _Running(
         server=server, worker=worker, admin=admin, timers=timers, runner=runner, cluster=cluster
     )

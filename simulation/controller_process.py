@@ -104,7 +104,7 @@ class ControllerProcess:
         self._wait_until = ground.now + LEASE_WAIT_SECONDS
         self._turn_due = False
         self._causes = 0
-        self._periods = Periods(checkpoint_seconds=ground.spec.checkpoint.interval_seconds)
+        self._periods = Periods()
         self._swept_at = 0.0
         self._withheld_until = 0.0
         self._busy_since: dict[str, float] = {}

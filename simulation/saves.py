@@ -203,4 +203,5 @@ def _written(request: str, checkpoint: CheckpointId, rank: int, shard: str, size
         rank=rank,
         shard=shard,
         bytes=size,
+        stall_seconds=0.0,
     )

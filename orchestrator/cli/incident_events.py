@@ -115,6 +115,7 @@ _SENTENCES: dict[str, Callable[[Detail], str]] = {
     "TrainingEnded": _ended,
     "TrainerRefused": lambda d: f"{d['trainer']} cannot run this job: {d['reason']}",
     "LeasesDue": lambda _: "the controller looked for silent nodes",
+    "CheckpointDue": lambda _: "the controller looked whether a checkpoint is due",
     "RedundancyScanDue": lambda _: (
         "the controller compared replicas as they are with replicas as they should be"
     ),

@@ -32,11 +32,21 @@ _MOST_PAGES = 200
 
 
 def _list(
-    whom: Whom, output: str, ask: Callable[[Admin], Sequence[Row]], columns: Sequence[Column], empty: str
+    whom: Whom,
+    output: str,
+    ask: Callable[[Admin], Sequence[Row]],
+    columns: Sequence[Column],
+    empty: str,
+    below: Callable[[Admin], Sequence[str]] = lambda admin: (),
 ) -> None:
+    """`below`: sentences under a table."""
+    console, chosen = Console(highlight=False), Output(output)
     with whom.ask() as admin:
         found = ask(admin)
-    show(Console(highlight=False), found, columns, Output(output), empty)
+        sentences = below(admin) if chosen is Output.TABLE else ()
+    show(console, found, columns, chosen, empty)
+    for sentence in sentences:
+        console.print(Text(sentence), soft_wrap=True)
 
 
 def _whom(options: dict[str, Any]) -> Whom:
@@ -138,7 +148,8 @@ def jobs(output: str, **options: Any) -> None:
 
     \b
     fields of -o json (a list):
-      id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir
+      id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir,
+      checkpoints (interval_seconds, next_at, why: how often one is taken, and why that often)
     """
     columns = (
         Column(header="JOB", cell=lambda row: row["name"], keep=9),
@@ -147,6 +158,12 @@ def jobs(output: str, **options: Any) -> None:
         Column(header="GENERATION", cell=lambda row: row["generation"], right=True, keep=4),
         Column(header="STARTED", cell=lambda row: clock(row["started_at"])[:8], keep=3),
         Column(header="ENDED", cell=lambda row: clock(row["ended_at"])[:8], keep=2),
+        Column(
+            header="CHECKPOINT EVERY",
+            cell=lambda row: seconds(row["checkpoints"]["interval_seconds"]),
+            right=True,
+            keep=2,
+        ),
         Column(header="WORKDIR", cell=lambda row: row["workdir"], keep=1),
         Column(header="REASON", cell=lambda row: row["reason"], keep=5, elastic=True),
     )
@@ -273,7 +290,7 @@ def _what(row: Row) -> str:
 @controller_options
 @output_option
 def checkpoints(output: str, **options: Any) -> None:
-    """Show the checkpoints that were asked for, and what became of them.
+    """Show the checkpoints that were asked for, what became of them, and why they are taken as often as they are.
 
     \b
     examples:
@@ -283,7 +300,8 @@ def checkpoints(output: str, **options: Any) -> None:
 
     \b
     fields of -o json (a list):
-      request, state, step, generation, path, bytes, seconds (from request to seal), reason
+      request, state, step, generation, path, bytes, seconds (from request to seal), reason,
+      stall_seconds (that training stood still for it)
     """
     columns = (
         Column(header="REQUEST", cell=lambda row: row["request"], keep=7),
@@ -293,6 +311,7 @@ def checkpoints(output: str, **options: Any) -> None:
             header="SIZE", cell=lambda row: size(row["bytes"]) if row["bytes"] else None, right=True, keep=4
         ),
         Column(header="TOOK", cell=lambda row: seconds(row["seconds"]), right=True, keep=3),
+        Column(header="STALL", cell=lambda row: seconds(row["stall_seconds"]), right=True, keep=4),
         Column(header="REASON", cell=lambda row: row["reason"], keep=5, elastic=True),
         Column(header="PATH", cell=lambda row: row["path"], keep=6),
     )
@@ -302,6 +321,7 @@ def checkpoints(output: str, **options: Any) -> None:
         lambda admin: [rows.checkpoint(each) for each in admin.checkpoints()],
         columns,
         "no checkpoints yet",
+        below=lambda admin: [each.checkpoints.why for each in admin.jobs()],
     )
 
 

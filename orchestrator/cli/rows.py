@@ -82,7 +82,7 @@ def expert(message: admin_pb2.Expert) -> Row:
 
 
 def job(message: admin_pb2.Job) -> Row:
-    """id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir."""
+    """id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir, checkpoints."""
     return {
         "id": message.id,
         "name": message.name,
@@ -95,6 +95,16 @@ def job(message: admin_pb2.Job) -> Row:
         "started_at": message.started_at or None,
         "ended_at": message.ended_at or None,
         "workdir": message.workdir,
+        "checkpoints": cadence(message.checkpoints),
+    }
+
+
+def cadence(message: admin_pb2.Cadence) -> Row:
+    """interval_seconds, next_at, why."""
+    return {
+        "interval_seconds": round(message.interval_seconds, 3),
+        "next_at": message.next_at if message.HasField("next_at") else None,
+        "why": message.why,
     }
 
 
@@ -157,7 +167,7 @@ def _detail(text: str) -> object:
 
 
 def checkpoint(message: admin_pb2.Checkpoint) -> Row:
-    """request, state, step, generation, path, bytes, seconds (from request to seal), reason."""
+    """request, state, step, generation, path, bytes, seconds (from request to seal), reason, stall_seconds."""
     return {
         "request": message.request,
         "state": message.state,
@@ -167,6 +177,7 @@ def checkpoint(message: admin_pb2.Checkpoint) -> Row:
         "bytes": message.bytes,
         "seconds": round(message.seconds, 3) if message.HasField("seconds") else None,
         "reason": message.reason,
+        "stall_seconds": round(message.stall_seconds, 6) if message.HasField("stall_seconds") else None,
     }
 
 

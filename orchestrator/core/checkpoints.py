@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from orchestrator.core import roster
+from orchestrator.core import cadence, roster
 from orchestrator.core.actions import DeleteCheckpoint, SealCheckpoint, TakeCheckpoint
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import CheckpointFailed, CheckpointSealed, ShardWritten
 from orchestrator.core.ids import NodeId, node_of
 from orchestrator.core.lifecycle import CheckpointTrigger
+from orchestrator.core.spec import CheckpointMode
 from orchestrator.core.state import (
     FIRST_STATE,
     Checkpoint,
@@ -95,9 +96,30 @@ def advance(decision: Decision) -> None:
             request(decision, CheckpointPurpose.INTERVAL, "the interval has passed")
 
 
-def due(decision: Decision) -> None:
-    """The interval has passed; taken at once where that is possible, else as soon as it is."""
-    decision.state.memory.checkpoint_due = decision.job.state is not JobState.PENDING
+def look(decision: Decision) -> None:
+    """Has the interval passed? A checkpoint that is due is taken at once where that is possible, else as soon as it is.
+
+    Due is what the stored rows say, so it makes no difference whether the controller was restarted meanwhile.
+    """
+    state, memory, job = decision.state, decision.state.memory, decision.job
+    decision.stirred = False
+    if job.state is JobState.PENDING or memory.checkpoint_due:
+        return
+    chosen = cadence.of_checkpoints(job, state.checkpoints, state.incidents, decision.policy, decision.at)
+    _explain(decision, chosen)
+    due_at = cadence.next_at(job, state.checkpoints, chosen)
+    memory.checkpoint_due = decision.stirred = due_at is not None and decision.at >= due_at
+
+
+def _explain(decision: Decision, chosen: cadence.Cadence) -> None:
+    """Say the interval when it is chosen, and when it has changed noticeably."""
+    memory, interval = decision.state.memory, chosen.interval_seconds
+    if decision.job.spec.checkpoint.interval is CheckpointMode.FIXED:
+        return
+    said, factor = memory.interval_said, decision.policy.noticeable_change
+    if not said / factor < interval < said * factor:
+        memory.interval_said = interval
+        decision.say(chosen.why)
 
 
 def wanted_by_human(decision: Decision, by: str) -> None:
@@ -146,7 +168,13 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
         return
     shards = list(checkpoint.shards)
     shards[event.rank] = event.shard or EMPTY_SHARD
-    checkpoint = replace(checkpoint, shards=tuple(shards), bytes=checkpoint.bytes + event.bytes)
+    stalls = [each for each in (checkpoint.stall_seconds, event.stall_seconds) if each is not None]
+    checkpoint = replace(
+        checkpoint,
+        shards=tuple(shards),
+        bytes=checkpoint.bytes + event.bytes,
+        stall_seconds=max(stalls, default=None),
+    )
     decision.put(checkpoint)
     generation = decision.state.generation
     # Repairs wait for the first shard (the boundary is behind), the seal for the last; between them nothing is due.

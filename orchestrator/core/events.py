@@ -228,6 +228,8 @@ class ShardWritten(_TrainerEvent):
     shard: str
     """JSON of the shard entry for the manifest."""
     bytes: int
+    stall_seconds: float | None = None
+    """How long this rank did not train for it; None from an agent that does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,7 +370,7 @@ class LeasesDue(_Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointDue(_Event):
-    """Timer: the checkpoint interval has passed."""
+    """Timer: look whether a checkpoint is due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,11 +82,12 @@ def committed(decision: Decision, number: GenerationNumber) -> None:
             decision.put(replace(record, first_commit_at=decision.at))
 
 
-def rolled_back(decision: Decision, steps_lost: int) -> None:
+def rolled_back(decision: Decision, number: GenerationNumber, steps_lost: int) -> None:
     """A restore gives up committed steps, perhaps more than the one before: it is the cost of all that it answers."""
     for record in tuple(open_incidents(decision.state)):
         if record.regrouped_at is None and record.kind not in PLANNED:
-            decision.put(replace(record, steps_lost=record.steps_lost + steps_lost))
+            lost = record.steps_lost + steps_lost
+            decision.put(replace(record, steps_lost=lost, rolled_back_by=number))
 
 
 def close(decision: Decision, incident: IncidentId, text: str) -> None:

@@ -192,7 +192,7 @@ def _due(
         case events.LeasesDue():
             limits.sweep(decision)
         case events.CheckpointDue():
-            checkpoints.due(decision)
+            checkpoints.look(decision)
         case events.RedundancyScanDue():
             stragglers.look(decision)
         case events.RetentionDue():

@@ -60,6 +60,16 @@ class Policy:
     """Failed copies after which a trainer is left alone for a while."""
     forgive_seconds: float = 60.0
     """That while: a failed copy counts for this long."""
+    assumed_stall_seconds: float = 1.0
+    """What a save costs training, until one has been measured."""
+    assumed_mean_seconds: float = 3600.0
+    """Before a job began, saved state is assumed to have been needed once in this time."""
+    saves_remembered: int = 8
+    """The last saves, whose median stall is the usual one."""
+    shortest_interval_seconds: float = 10.0
+    """Between two checkpoints, however cheap they are for training: storage and network have others to serve."""
+    noticeable_change: float = 1.25
+    """An interval is explained again when it has grown or shrunk by this factor."""
     checkpoint_pause_seconds: float = 2.0
     """Before a failed checkpoint is taken again: the last one may still be on its way to the disk."""
     checkpoint_attempts: int = 3

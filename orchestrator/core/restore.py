@@ -34,8 +34,8 @@ def from_storage(
     saved = tiers.newest(state)
     step = saved.step if saved else FIRST_STATE
     lost = max(0, state.committed - step)
-    incidents.rolled_back(decision, lost)
     number = decision.next_number()
+    incidents.rolled_back(decision, number, lost)
     if number > FIRST_GENERATION:
         # Also where no line is to be moved: it fences off what trainers of older generations may still report.
         decision.act(RollBackLedger(id=decision.action_id(), generation=number, step=step))

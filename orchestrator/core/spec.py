@@ -131,6 +131,15 @@ class OptimizerSpec:
     clip_norm: float = 1.0
 
 
+class CheckpointMode(Enum):
+    """What decides how often a checkpoint is taken."""
+
+    FIXED = "fixed"
+    """Every `interval_seconds`."""
+    AUTO = "auto"
+    """As often as loses least, by what one costs and how often one is needed; at most `interval_seconds`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitSpec:
     """What the weights are before the first step."""
@@ -174,6 +183,7 @@ class ComputeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSpec:
+    interval: CheckpointMode = CheckpointMode.FIXED
     interval_seconds: float = 900.0
     keep: int = 3
 

@@ -228,6 +228,8 @@ class Incident:
     """Capacity does not allow full redundancy for now."""
     steps_lost: int = 0
     steps_redone: int = 0
+    rolled_back_by: GenerationNumber = NO_GENERATION
+    """The last generation that went back to saved state on its account."""
 
     @property
     def closed(self) -> bool:
@@ -251,6 +253,8 @@ class Checkpoint:
     sealed_at: float | None
     reason: str
     purpose: CheckpointPurpose = CheckpointPurpose.INTERVAL
+    stall_seconds: float | None = None
+    """How long training stood still for it, on the rank where that was longest; None while nobody has said."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -409,6 +413,8 @@ class Memory:
     revival_said: frozenset[NodeId] = frozenset()
     """Nodes that were said not to be started again, because their budget is used up."""
     checkpoint_due: bool = False
+    interval_said: float = 0.0
+    """The interval between checkpoints that was last explained."""
     checkpoint_failures: int = 0
     """In a row, of those that are taken again."""
     checkpoint_failed_at: float | None = None

@@ -30,6 +30,15 @@ def listed(names: Iterable[object]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def lasting(seconds: float) -> str:
+    """A length of time that people can picture: `12 ms`, `8.4 s`, `2.5 min`, `6.6 h`."""
+    if seconds < 1.0:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 100.0:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000.0 else f"{seconds / 3600:.3g} h"
+
+
 def experts(numbers: Sequence[int]) -> str:
     """`expert 3`, `experts 1, 4 and 7`."""
     return f"{'expert' if len(numbers) == 1 else 'experts'} {listed(numbers)}"

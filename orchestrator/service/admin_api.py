@@ -115,7 +115,8 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsReply:  # noqa: N802
         del request
-        return pb.ListJobsReply(jobs=views.jobs(await self._snapshot(context), str(self._sources.workdir)))
+        snapshot, at = await self._snapshot(context), self._sources.clock.now()
+        return pb.ListJobsReply(jobs=views.jobs(snapshot, str(self._sources.workdir), at))
 
     async def ListIncidents(  # noqa: N802
         self, request: pb.ListIncidentsRequest, context: Context

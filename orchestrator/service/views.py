@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from orchestrator.core import cadence
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
+from orchestrator.core.policy import Policy
 from orchestrator.core.state import Checkpoint, Generation, Incident, Job, Node
 from orchestrator.service.ledger_view import LedgerView
 from orchestrator.service.snapshot import Snapshot
@@ -98,12 +100,12 @@ def _load_shares(ledger: LedgerView, count: int) -> list[float]:
     return [each * count / total for each in load]
 
 
-def jobs(snapshot: Snapshot, workdir: str) -> list[pb.Job]:
+def jobs(snapshot: Snapshot, workdir: str, at: float) -> list[pb.Job]:
     """The one job of this controller; none before it was submitted."""
-    return [job_view(snapshot, snapshot.job, workdir)] if snapshot.job else []
+    return [job_view(snapshot, snapshot.job, workdir, at)] if snapshot.job else []
 
 
-def job_view(snapshot: Snapshot, job: Job, workdir: str) -> pb.Job:
+def job_view(snapshot: Snapshot, job: Job, workdir: str, at: float) -> pb.Job:
     """A job with where it stands."""
     return pb.Job(
         id=job.id,
@@ -117,6 +119,18 @@ def job_view(snapshot: Snapshot, job: Job, workdir: str) -> pb.Job:
         started_at=job.started_at or 0.0,
         ended_at=job.ended_at or 0.0,
         workdir=workdir,
+        checkpoints=_cadence(snapshot, job, at),
+    )
+
+
+def _cadence(snapshot: Snapshot, job: Job, at: float) -> pb.Cadence:
+    """As the core sees it: from the same rows, by the same rule."""
+    chosen = cadence.of_checkpoints(job, snapshot.checkpoints, snapshot.incidents, Policy.of(job.spec), at)
+    due_at = cadence.next_at(job, snapshot.checkpoints, chosen)
+    return pb.Cadence(
+        interval_seconds=chosen.interval_seconds,
+        next_at=due_at if job.ended_at is None else None,
+        why=chosen.why,
     )
 
 
@@ -177,6 +191,7 @@ def _checkpoint(checkpoint: Checkpoint) -> pb.Checkpoint:
         bytes=checkpoint.bytes,
         seconds=_between(checkpoint.requested_at, checkpoint.sealed_at),
         reason=checkpoint.reason,
+        stall_seconds=checkpoint.stall_seconds,
     )
 
 
@@ -242,7 +257,7 @@ def job_screen(
         at=at,
     )
     if snapshot.job is not None:
-        view.job.CopyFrom(job_view(snapshot, snapshot.job, workdir))
+        view.job.CopyFrom(job_view(snapshot, snapshot.job, workdir, at))
     if recent:
         speed = recent[-SPEED_STEPS:]
         seconds = sum(record.step_seconds for record in speed)

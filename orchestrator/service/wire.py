@@ -205,6 +205,11 @@ def _shard_written(message: pb.AgentMessage, envelope: checked.Envelope) -> even
         rank=checked.count("shard_written.rank", said.rank),
         shard=checked.document("shard_written.shard", said.shard),
         bytes=checked.count("shard_written.bytes", said.bytes),
+        stall_seconds=(
+            checked.seconds("shard_written.stall_seconds", said.stall_seconds)
+            if said.HasField("stall_seconds")
+            else None
+        ),
     )
 
 

@@ -115,6 +115,7 @@ incidents = Table(
     Column("degraded", Boolean, nullable=False),
     Column("steps_lost", Number, nullable=False),
     Column("steps_redone", Number, nullable=False),
+    Column("rolled_back_by", Number, nullable=False, server_default=text("0")),
     Column("reasons", JSON, nullable=False),
     Index(None, "first_sign_at"),
 )
@@ -132,6 +133,7 @@ checkpoints = Table(
     Column("purpose", Text, nullable=False),
     Column("requested_at", Double, nullable=False),
     Column("sealed_at", Double),
+    Column("stall_seconds", Double),
     Column("reason", Text, nullable=False),
     Column("shards", JSON, nullable=False),
     Index(None, "requested_at"),

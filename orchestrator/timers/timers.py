@@ -33,7 +33,8 @@ class Periods:
     """How often each timer fires, in seconds."""
 
     leases_seconds: float = 0.25
-    checkpoint_seconds: float = 900.0
+    checkpoint_seconds: float = 0.5
+    """Whether one is due; how often one is taken is decided by the core."""
     redundancy_scan_seconds: float = 5.0
     retention_seconds: float = 60.0
     asleep_seconds: float = 1.5

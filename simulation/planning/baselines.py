@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from orchestrator.core.ids import Step
 from orchestrator.core.intervals import efficiency, young_daly_seconds
+from orchestrator.core.spec import CheckpointMode
 from simulation.planning.costs import Costs
 from simulation.planning.failures import Failure
 from simulation.planning.meter import Cause, Census, Meter
-from simulation.planning.scenario import CheckpointMode, Scenario
+from simulation.planning.scenario import Scenario
 from simulation.planning.training import Doing, Training, speed_of
 
 NAME = "restart everybody from the last checkpoint (torchrun)"

@@ -456,6 +456,7 @@ class Orders:
                     rank=member.rank,
                     shard="shard",
                     bytes=0,
+                    stall_seconds=stall,
                 )
 
         table.later(stall + writing, written)

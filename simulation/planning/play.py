@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from orchestrator.core import events
+from orchestrator.core import cadence, events
 from orchestrator.core.events import Event
 from orchestrator.core.ids import CauseId, GenerationNumber, Step
-from orchestrator.core.intervals import young_daly_seconds
 from orchestrator.core.machine import Machine
+from orchestrator.core.spec import CheckpointMode
 from orchestrator.core.state import (
     NO_GENERATION,
     ClusterState,
@@ -31,7 +31,7 @@ from simulation.planning.fleet import Fleet, Node, Trainer
 from simulation.planning.job import job_of
 from simulation.planning.meter import Census, Meter
 from simulation.planning.orders import Orders
-from simulation.planning.scenario import CheckpointMode, Scenario
+from simulation.planning.scenario import Scenario
 from simulation.planning.training import Doing, Training
 
 BINS = 210
@@ -194,10 +194,17 @@ class Game:
         plan = self.scenario.checkpoint
         if plan.interval is CheckpointMode.FIXED or self.began is None:
             return plan.interval_seconds
-        mean = self.since_began() / (self.restores + 1)
-        stall = self._orders.stall_seconds()
-        best = young_daly_seconds(stall, max(mean, self.training.speed.step_seconds))
-        return min(plan.interval_seconds, max(best, 2 * self._orders.checkpoint_seconds()))
+        tier = cadence.Tier(
+            what="a checkpoint",
+            stalls=(self._orders.stall_seconds(),),
+            works=(self._orders.checkpoint_seconds(),),
+            uses=self.restores,
+            observed_seconds=self.since_began(),
+            shortest_seconds=self.machine.policy.shortest_interval_seconds,
+            longest_seconds=plan.interval_seconds,
+            bound="checkpoint.interval_seconds",
+        )
+        return cadence.choose(tier, self.machine.policy).interval_seconds
 
     # ---- the game ----
 

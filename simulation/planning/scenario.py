@@ -12,19 +12,12 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 
 from orchestrator.core.problems import Problem
-from orchestrator.core.spec import TimeoutSpec
+from orchestrator.core.spec import CheckpointMode, TimeoutSpec
 
 HOURS_PER_DAY = 24
 SECONDS_PER_HOUR = 3600.0
 MOST_FAILURES = 100_000
 """More than this is a mistake in a unit, not a plan."""
-
-
-class CheckpointMode(Enum):
-    FIXED = "fixed"
-    """Every `interval_seconds`."""
-    AUTO = "auto"
-    """From the stall of a checkpoint and the mean time between failures (Young 1974, Daly 2006)."""
 
 
 class Distribution(Enum):

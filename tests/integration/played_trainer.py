@@ -122,6 +122,7 @@ class PlayedTrainer:
                 rank=self._rank,
                 shard="{}",
                 bytes=1,
+                stall_seconds=0.25,
             )
         )
 

@@ -51,6 +51,8 @@ class Agents:
         self.wrong: set[TrainerId] = set()
         """Trainers that compute wrong answers in pair checks."""
         self.slowness: dict[NodeId, float] = {}
+        self.stall_seconds = 0.0
+        """How long training stands still for a checkpoint, as the members report it."""
         """How many times as long a node needs for its work."""
         self.forgetful = False
         self._controller = controller

@@ -16,6 +16,7 @@ from orchestrator.core.ids import NodeId, Step, TrainerId, node_of
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.spec import (
     BatchSpec,
+    CheckpointMode,
     CheckpointSpec,
     ClusterSpec,
     DataSpec,
@@ -89,10 +90,17 @@ FAST = RecoverySpec(
 """Patience for stories: what takes minutes in the defaults takes seconds."""
 
 
+AT_ONCE_SECONDS = 1e-3
+"""Between two checkpoints: whenever the core is asked, one is due."""
+
+
 def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
-    """Four nodes and a spare with four experts in a ring, unless told otherwise."""
+    """Four nodes and a spare with four experts in a ring, unless told otherwise.
+
+    Checkpoints are taken when a story says so; with `auto`, by the core's own choice, every so many seconds at most.
+    """
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
-    chosen |= {"stages": 1, "layers": 3}
+    chosen |= {"stages": 1, "layers": 3, "auto": 0}
     unknown = set(settings) - set(chosen)
     assert not unknown, f"{sorted(unknown)} are no settings of a job"
     chosen |= settings
@@ -110,7 +118,11 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
         pipeline=PipelineSpec(stages=chosen["stages"]),
         batch=BatchSpec(microbatches=6),
         model=ModelSpec(experts=chosen["experts"], layers=chosen["layers"]),
-        checkpoint=CheckpointSpec(keep=chosen["keep"]),
+        checkpoint=CheckpointSpec(
+            interval=CheckpointMode.AUTO if chosen["auto"] else CheckpointMode.FIXED,
+            interval_seconds=chosen["auto"] or AT_ONCE_SECONDS,
+            keep=chosen["keep"],
+        ),
         timeouts=TimeoutSpec(),
         recovery=recovery or RecoverySpec(),
     )
@@ -223,6 +235,10 @@ class _Stage:
         """A node needs so many times as long for its work."""
         self.world.agents.slowness[NodeId(name)] = float(times)
 
+    def stall(self, seconds: str) -> None:
+        """Training stands still for so long, from now on, whenever a checkpoint is taken."""
+        self.world.agents.stall_seconds = float(seconds)
+
     def wrong(self, name: str) -> None:
         """A trainer computes wrong answers in pair checks."""
         self.world.agents.wrong.add(TrainerId(name))
@@ -333,6 +349,7 @@ _BAD_LUCK = (
     "mend",
     "agent",
     "slow",
+    "stall",
     "wrong",
     "scan",
     "cannot_start",

@@ -345,5 +345,6 @@ class Training:
             "rank": rank,
             "shard": f'{{"rank": {rank}}}',
             "bytes": 1000,
+            "stall_seconds": self._agents.stall_seconds,
         }
         trainer.shards.append((self._controller.at + WRITE_SECONDS, shard))

@@ -17,7 +17,7 @@ from orchestrator.core.ids import CauseId, NodeId, TrainerId, node_of
 from orchestrator.core.invariants import check, check_growth
 from orchestrator.core.machine import Machine
 from orchestrator.core.outcome import Outcome
-from orchestrator.core.spec import JobSpec
+from orchestrator.core.spec import CheckpointMode, JobSpec
 from orchestrator.core.state import NO_GENERATION, ClusterState
 from tests.scenarios.agents import Agents
 from tests.scenarios.models import TICK_SECONDS, Disk
@@ -26,6 +26,9 @@ from tests.scenarios.training import Training
 
 SCAN_TICKS = 20
 """Between two looks at the speed of the members."""
+
+LOOK_TICKS = 2
+"""Between two looks whether a checkpoint is due, where that is for the core to say."""
 
 Listener = Callable[[Event, Outcome], None]
 
@@ -204,3 +207,5 @@ class World:
             self.say(events.LeasesDue)
             if self._ticks % SCAN_TICKS == 0:
                 self.say(events.RedundancyScanDue)
+            if self._ticks % LOOK_TICKS == 0 and self.spec.checkpoint.interval is CheckpointMode.AUTO:
+                self.say(events.CheckpointDue)

@@ -209,6 +209,8 @@ class ShardWritten:
     rank: int
     shard: str
     bytes: int
+    stall_seconds: float
+    """How long this rank did not train for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

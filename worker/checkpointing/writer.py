@@ -78,6 +78,8 @@ class ShardSaved:
     request: SaveRequest
     shard: Shard
     seconds: float
+    blocked_seconds: float
+    """What the snapshot cost training, before the writing began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,7 @@ class CheckpointWriter:
         self._limits = limits
         self._pace = Pace(limits.bytes_per_second)
         self._condition = threading.Condition()
-        self._next: tuple[SaveRequest, Snapshot, Callable[[Outcome], None]] | None = None
+        self._next: tuple[SaveRequest, Snapshot, float, Callable[[Outcome], None]] | None = None
         self._closing = threading.Event()
         self._inspector = _Inspector()
         self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
@@ -128,11 +130,12 @@ class CheckpointWriter:
             )
         if isinstance(snapshot, Busy):
             return snapshot
+        blocked_seconds = time.monotonic() - begun
         with self._condition:
             assert self._next is None
-            self._next = (request, snapshot, done)
+            self._next = (request, snapshot, blocked_seconds, done)
             self._condition.notify()
-        return Accepted(blocked_seconds=time.monotonic() - begun)
+        return Accepted(blocked_seconds=blocked_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
         """Gives up what is being written and ends the thread; False if a stuck disk did not let go in time."""
@@ -149,15 +152,15 @@ class CheckpointWriter:
                 if self._next is None:
                     self._inspector.close()
                     return
-                (request, snapshot, done), self._next = self._next, None
-            outcome = self._write(request, snapshot)
+                (request, snapshot, blocked_seconds, done), self._next = self._next, None
+            outcome = self._write(request, snapshot, blocked_seconds)
             self._buffer.give_back(snapshot)
             try:
                 done(outcome)
             except Exception as error:  # noqa: BLE001 (the caller's fault must be seen, not end this thread)
                 _show(error)
 
-    def _write(self, request: SaveRequest, snapshot: Snapshot) -> Outcome:
+    def _write(self, request: SaveRequest, snapshot: Snapshot, blocked_seconds: float) -> Outcome:
         begun = time.monotonic()
         job = ShardJob(
             storage=self._storage,
@@ -177,7 +180,9 @@ class CheckpointWriter:
             path = self._storage.describe(request.checkpoint.partial)
             unknown = CheckpointWriteError(path=path, reason=repr(error), remedy="report it: it is a bug")
             return ShardFailed(request=request, error=unknown)
-        return ShardSaved(request=request, shard=shard, seconds=time.monotonic() - begun)
+        return ShardSaved(
+            request=request, shard=shard, seconds=time.monotonic() - begun, blocked_seconds=blocked_seconds
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

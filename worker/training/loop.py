@@ -184,7 +184,7 @@ class Loop:
         if saves:
             order = self._orders.take_checkpoint()
             if order is not None:
-                self._saves.take(order, assignment)
+                self._saves.take(order, assignment, time.monotonic() - began)
             self._pulse.enter("checkpoint")
         if tally.agreed(Pending.STOP, pending.get(Pending.STOP), world):
             self._orders.take_stop()

@@ -11,6 +11,7 @@ import json
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from worker.agent.messages import (
@@ -67,46 +68,60 @@ class Saves:
         self._chores: queue.Queue[SealCheckpoint | DeleteCheckpoint] = queue.Queue(_CHORES_LIMIT)
         threading.Thread(target=self._do_chores, name="checkpoint-chores", daemon=True).start()
 
-    def take(self, order: TakeCheckpoint, assignment: Assignment) -> None:
-        """Snapshot this rank's share at the current version and have it written (training thread)."""
+    def take(self, order: TakeCheckpoint, assignment: Assignment, stalled_seconds: float = 0.0) -> None:
+        """Snapshot this rank's share at the current version and have it written (training thread).
+
+        Training has stood still for `stalled_seconds` already, for this checkpoint.
+        """
         state = self._state
         checkpoint = CheckpointId(step=state.version, generation=assignment.number)
         pieces = shares_of(state, assignment)[assignment.rank]
         names = {piece.part for piece in pieces}
         request = SaveRequest(checkpoint=checkpoint, rank=assignment.rank, pieces=pieces)
         if not pieces:
-            self._report(self._written(order.request, checkpoint, assignment.rank, "", 0))
+            written = self._written(order.request, checkpoint, assignment.rank)
+            self._report(replace(written, stall_seconds=stalled_seconds))
             return
         states = {name: state.part(state.numbers.number(name)) for name in names}
         self._before_shard(
             checkpoint.step, self._root / checkpoint.partial / temporary(shard_file(assignment.rank))
         )
-        answer = self._writer.save(request, states, lambda outcome: self._finished(order.request, outcome))
+        answer = self._writer.save(
+            request, states, lambda outcome: self._finished(order.request, outcome, stalled_seconds)
+        )
         if isinstance(answer, Busy):
             reason = f"step {answer.step} is still being written after {answer.held_seconds:.1f} s"
             self._report(CheckpointFailed(request=order.request, reason=reason))
         elif isinstance(answer, ShardFailed):
             self._report(CheckpointFailed(request=order.request, reason=str(answer.error)))
 
-    def _finished(self, request: str, outcome: Outcome) -> None:
+    def _finished(self, request: str, outcome: Outcome, stalled_seconds: float) -> None:
         match outcome:
             case ShardSaved():
-                text = json.dumps(shard_to_mapping(outcome.shard))
-                saved = outcome.request
-                self._report(self._written(request, saved.checkpoint, saved.rank, text, outcome.shard.bytes))
+                written = self._written(request, outcome.request.checkpoint, outcome.request.rank)
+                self._report(
+                    replace(
+                        written,
+                        shard=json.dumps(shard_to_mapping(outcome.shard)),
+                        bytes=outcome.shard.bytes,
+                        stall_seconds=stalled_seconds + outcome.blocked_seconds,
+                    )
+                )
             case ShardFailed():
                 self._report(CheckpointFailed(request=request, reason=str(outcome.error)))
 
     @staticmethod
-    def _written(request: str, checkpoint: CheckpointId, rank: int, shard: str, size: int) -> ShardWritten:
+    def _written(request: str, checkpoint: CheckpointId, rank: int) -> ShardWritten:
+        """Of a rank that had nothing to write."""
         return ShardWritten(
             request=request,
             generation=checkpoint.generation,
             step=checkpoint.step,
             name=checkpoint.folder,
             rank=rank,
-            shard=shard,
-            bytes=size,
+            shard="",
+            bytes=0,
+            stall_seconds=0.0,
         )
 
     def enqueue(self, order: SealCheckpoint | DeleteCheckpoint) -> None:

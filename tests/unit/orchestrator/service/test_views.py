@@ -131,7 +131,7 @@ def test_an_empty_controller_can_be_shown() -> None:
     empty = snapshot.take(ClusterState())
     shown = views.job_screen(empty, NOTHING, (), "/w", NOW)
     assert not shown.HasField("job")
-    assert views.jobs(empty, "/w") == []
+    assert views.jobs(empty, "/w", NOW) == []
     assert views.generation(empty).number == 0
 
 

@@ -159,7 +159,9 @@ def test_reports_wait_for_the_controller_and_go_out_in_order(story: Story) -> No
     story.trains()
     story.passes(policy.SETTLED_SECONDS + 1.0, beating=[FIRST])
     story.loses_controller()
-    shard = messages.ShardWritten(request="c-1", generation=1, step=9, name="n", rank=0, shard="{}", bytes=1)
+    shard = messages.ShardWritten(
+        request="c-1", generation=1, step=9, name="n", rank=0, shard="{}", bytes=1, stall_seconds=0.5
+    )
     sealed = messages.CheckpointSealed(request="c-1", step=9, name="n", path="/n", bytes=1)
     for report in (shard, sealed, ended(finished=True)):
         story.says(report)

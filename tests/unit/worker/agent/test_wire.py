@@ -44,7 +44,9 @@ REPORTS: tuple[said.PassedOn, ...] = (
     committed(9, generation=3),
     messages.PartsAcquired(acquisition="a-1", version=9),
     messages.AcquisitionFailed(acquisition="a-1", reason="no route"),
-    messages.ShardWritten(request="c-1", generation=3, step=9, name="n", rank=1, shard="{}", bytes=10),
+    messages.ShardWritten(
+        request="c-1", generation=3, step=9, name="n", rank=1, shard="{}", bytes=10, stall_seconds=0.5
+    ),
     messages.CheckpointFailed(request="c-1", reason="disk full"),
     messages.CheckpointSealed(request="c-1", step=9, name="n", path="/n", bytes=10),
     messages.RestoreFailed(generation=3, name="n", shard="s", reason="hash", damaged=True),

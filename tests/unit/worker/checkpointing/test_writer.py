@@ -172,6 +172,22 @@ def test_training_may_write_its_state_as_soon_as_save_returns(tmp_path: Path) ->
     assert writer.close(WAIT_SECONDS)
 
 
+def test_what_a_save_cost_training_is_told_with_its_shard(tmp_path: Path) -> None:
+    """Only the copy: the disk may take as long as it likes."""
+    storage = RecordingStorage(tmp_path)
+    storage.gate.clear()
+    writer = writer_on(storage)
+    outcomes: list[Outcome] = []
+    answer = writer.save(REQUEST, full_state(3), outcomes.append)
+    assert isinstance(answer, Accepted)
+    storage.gate.set()
+    wait_until(lambda: outcomes, within_seconds=WAIT_SECONDS, what="the shard")
+    (outcome,) = outcomes
+    assert isinstance(outcome, ShardSaved)
+    assert outcome.blocked_seconds == answer.blocked_seconds > 0.0
+    assert writer.close(WAIT_SECONDS)
+
+
 def test_nan_is_not_written(tmp_path: Path) -> None:
     writer = writer_on(FileStorage(tmp_path))
     states = full_state(3)
