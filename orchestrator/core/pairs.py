@@ -111,7 +111,7 @@ def _begin(decision: Decision, node: NodeId, purpose: PairPurpose) -> None:
 
 
 def _candidate_on(decision: Decision, node: NodeId, purpose: PairPurpose) -> TrainerStatus | None:
-    """The trainer that stands for its node."""
+    """The trainer that stands for its node: one without a seat, though others of the node may still have theirs."""
     if purpose is PairPurpose.READMIT:
         return next(iter(_ready_on(decision, node)), None)
     slow = [each for each in stragglers.persistent(decision) if node_of(each) == node]
@@ -148,7 +148,12 @@ def _partner_of(decision: Decision, node: NodeId, purpose: PairPurpose) -> Train
         and each.trainer not in doubted
         and state.views[node_of(each.trainer)].connected
     ]
-    members.sort(key=lambda each: len(health.of(state, node_of(each)).losses))
+    members.sort(
+        key=lambda each: (
+            health.kept_out(state, node_of(each)),
+            len(health.of(state, node_of(each)).losses),
+        )
+    )
     return roster.status_of(state, members[0]) if members else None
 
 
