@@ -170,7 +170,7 @@ class ControllerProcess:
     def _load(self) -> None:
         self._repository = Repository(self._engine, epoch=self._lease.epoch)
         state = self._repository.load()
-        self._laws.loaded(state)
+        self._laws.loaded(self.place, state)
         first = self._first_events(state)
         self._ledger = FileLedger(self._ground.folder)
         ports = Ports(

@@ -70,6 +70,7 @@ class Laws:
         self._truth = truth
         self._timeline = timeline
         self._stored = Stored(None, {}, {}, {}, {}, {})
+        self._in_charge = ""
         self._generation = NO_GENERATION
         self._committed = 0
         self._thin_since: float | None = None
@@ -87,6 +88,8 @@ class Laws:
     def stored(self, who: str, state: ClusterState, event: Event, outcome: Outcome, waiting: int) -> None:
         """An event was handled and its outcome committed; nothing has been performed yet."""
         self.events += 1
+        if outcome.empty and who != self._in_charge:
+            return  # it was stopped, and does not know yet that another is in charge; nothing was stored
         broken = list(self._explained(outcome))
         for change in outcome.changes:
             self._remember(change)
@@ -109,8 +112,9 @@ class Laws:
         if broken:
             raise LawBroken(f"after {type(event).__name__}: " + "; ".join(broken))
 
-    def loaded(self, state: ClusterState) -> None:
+    def loaded(self, who: str, state: ClusterState) -> None:
         """A controller begins with what the database holds; how far training is, it has to hear again."""
+        self._in_charge = who
         known = self._stored
         self._committed = 0
         if (state.job, state.nodes) != (known.job, known.nodes):

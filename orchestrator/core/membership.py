@@ -273,7 +273,9 @@ def give_up_nodes(decision: Decision, departures: Sequence[Departure]) -> tuple[
     for departure in departures:
         view = state.views[departure.node]
         members = roster.members_on(state.generation, departure.node)
-        gone |= {*view.trainers, *(member.trainer for member in members)}
+        # Also those that a restarted controller knows from a generation alone, because their agent has not spoken yet.
+        newcomers = roster.members_on(state.planned, departure.node)
+        gone |= {*view.trainers, *(member.trainer for member in (*members, *newcomers))}
         view.connected = False
         view.trainers = {}
         decision.move_node(departure.node, NodeTrigger.LOSE, departure.cause)
