@@ -43,9 +43,8 @@ def uncordon(decision: Decision, event: UncordonRequested) -> None:
     node = decision.state.nodes[event.node]
     kept_out = health.kept_out(decision.state, event.node)
     quarantine.end(decision, event.node, f"{event.by} vouches for it")
-    departure = incidents.open_departure(decision.state, event.node)
-    if departure is not None and (node.cordoned or kept_out):
-        incidents.close(decision, departure.id, f"{event.by} gave {event.node} back before it was empty")
+    if node.cordoned or kept_out:
+        end_departure(decision, event.node, f"{event.by} gave {event.node} back before it was empty")
     if not node.cordoned:
         if not kept_out:
             decision.say(f"{event.node} is not cordoned")
@@ -63,7 +62,8 @@ def drain(decision: Decision, event: DrainRequested) -> None:
     state = decision.state
     seats = roster.members_on(state.generation, event.node)
     others = state.generation is not None and len(seats) < len(state.generation.members)
-    if incidents.open_drain(state, event.node) is not None:
+    under_way = incidents.open_drain(state, event.node)
+    if under_way is not None and state.nodes[event.node].cordoned:
         decision.say(f"{event.node} is being drained already")
         return
     if seats and not others:
@@ -73,6 +73,10 @@ def drain(decision: Decision, event: DrainRequested) -> None:
         set_cordon(decision, event.node, cordoned=True)
     if not seats:
         decision.say(f"{event.node} has no seat: {event.by} cordoned it, and it is empty")
+        return
+    if under_way is not None:  # given back meanwhile, and now not any more
+        incidents.explain(decision, under_way.id, f"{event.by} drains {event.node} again")
+        _leave(decision, event.node, f"{event.by} drains it")
         return
     names = listed(member.trainer for member in seats)
     cause = f"{event.by} drains {event.node}: others take over from {names} while training goes on"
@@ -84,6 +88,27 @@ def empty(decision: Decision, node: NodeId, cause: str, reason: str) -> None:
     incidents.open_incident(
         decision, kind=IncidentKind.DRAIN, node=node, cause=cause, first_sign_at=decision.at
     )
+    _leave(decision, node, reason)
+
+
+def end_departure(decision: Decision, node: NodeId, why: str) -> None:
+    """A node that was to be emptied stays: its incident is over, unless others have its seat already, or are about to.
+
+    Then redundancy may be short until it is seated again, and the incident stays open for as long.
+    """
+    state = decision.state
+    departure = incidents.open_departure(state, node)
+    if departure is None:
+        return
+    if all(roster.members_on(each, node) for each in (state.generation, state.planned) if each is not None):
+        incidents.close(decision, departure.id, why)
+    else:
+        incidents.explain(
+            decision, departure.id, f"{why}; others take over all the same, and it waits for a seat"
+        )
+
+
+def _leave(decision: Decision, node: NodeId, reason: str) -> None:
     if decision.state.nodes[node].state is NodeState.ACTIVE:
         decision.move_node(node, NodeTrigger.DRAIN, reason)
 

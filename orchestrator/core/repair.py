@@ -15,6 +15,7 @@ from orchestrator.core import (
     breaker,
     checkpoints,
     generations,
+    health,
     incidents,
     placement,
     roster,
@@ -323,7 +324,11 @@ def _settle(decision: Decision) -> None:
 
 
 def _left(state: ClusterState, node: NodeId) -> bool:
-    return not roster.members_on(state.generation, node)
+    """The seats of a node that was to be emptied are gone; or it is not to leave any more, and has seats again."""
+    if not roster.members_on(state.generation, node):
+        return True
+    entity = state.nodes[node]
+    return entity.state is NodeState.ACTIVE and not entity.cordoned and not health.kept_out(state, node)
 
 
 def _ending(job: Job, state: ClusterState) -> bool:

@@ -82,9 +82,7 @@ def _take_in(decision: Decision, before: ClusterSpec, after: ClusterSpec) -> Non
             revival.start_node(decision, node, "is part of the job now")
         elif entity.state is NodeState.DRAINING:
             decision.move_node(node, NodeTrigger.RELEASE, "is part of the job again")
-        departure = incidents.open_departure(decision.state, node)
-        if departure is not None:
-            incidents.close(decision, departure.id, f"{node} is part of the job again")
+        commands.end_departure(decision, node, f"{node} is part of the job again")
 
 
 def _outside(decision: Decision) -> tuple[NodeId, ...]:

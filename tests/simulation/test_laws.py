@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.controller.ledger import FileLedger
-from orchestrator.core import deal, generations, repair
+from orchestrator.core import deal, repair, stages
 from orchestrator.core.decision import Decision
 from orchestrator.core.spec import ClusterSpec
 from orchestrator.store import lease, repository
@@ -54,7 +54,7 @@ def test_a_microbatch_that_is_dealt_twice_is_seen(monkeypatch: pytest.MonkeyPatc
         dealt = real(microbatches, world)
         return (*dealt[:-1], (*dealt[-1], 0)) if world > 1 else dealt
 
-    monkeypatch.setattr(generations, "deal", twice)
+    monkeypatch.setattr(stages, "deal", twice)
     assert "microbatch" in found(Faults(), within=1)
 
 
