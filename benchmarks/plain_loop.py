@@ -20,7 +20,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn import functional
 
+from worker.data.config import DataConfig, ValidationConfig
+from worker.data.windows import Windows, open_dataset
 from worker.model.config import ModelConfig
 from worker.model.initialise import initialise_dense, initialise_expert
 from worker.model.objective import microbatch_loss
@@ -29,7 +32,7 @@ from worker.model.router import ForwardContext
 from worker.model.transformer import Transformer
 from worker.parallel.dispatch import AllToAllDispatcher, Dispatcher, Exchange
 from worker.parallel.routing import Route, held_experts
-from worker.training.data import BatchConfig, Windows, open_text
+from worker.training.batch import BatchConfig
 from worker.training.optimizer import OptimizerConfig, clip_coefficient
 
 _CPU = torch.device("cpu")
@@ -44,7 +47,8 @@ class PlainJob:
     batch: BatchConfig
     seed: int
     steps: int
-    data_path: str
+    data: DataConfig
+    validation: ValidationConfig
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> PlainJob:
@@ -55,17 +59,19 @@ class PlainJob:
             batch=BatchConfig.from_mapping(config["batch"]),
             seed=int(config["seed"]),
             steps=int(config["steps"]),
-            data_path=str(config["data"]["path"]),
+            data=DataConfig.from_mapping(config["data"]),
+            validation=ValidationConfig.from_mapping(config.get("validation")),
         )
 
     def windows(self) -> Windows:
         """The text that is trained on. Raises DataError."""
-        text = open_text(self.data_path)
-        return Windows(text, path=self.data_path, sequence_length=self.model.sequence_length, seed=self.seed)
-
-    @property
-    def step_tokens(self) -> int:
-        return self.batch.samples_per_step * self.model.sequence_length
+        return open_dataset(
+            self.data,
+            self.validation,
+            sequence_length=self.model.sequence_length,
+            vocabulary=self.model.vocabulary,
+            seed=self.seed,
+        ).windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,16 +212,25 @@ class PlainModel:
 
     def compute(self, step: int, microbatch: int, windows: Windows) -> None:
         """Forward and backward over one microbatch; gradients accumulate."""
-        job, batch = self._job, self._job.batch
+        shape = self._job.batch
+        batch = windows.batch(shape.microbatch_ids(step, microbatch))
         out = microbatch_loss(
             self._transformer,
-            windows.batch(batch.microbatch_ids(step, microbatch)),
-            ForwardContext(step=step, microbatch=microbatch),
-            step_tokens=job.step_tokens,
-            step_microbatches=batch.microbatches,
+            batch.window_BC,
+            ForwardContext(step=step, microbatch=microbatch, document_BC=batch.document_BC),
+            step_tokens=windows.targets(shape.step_ids(step)),
+            step_microbatches=shape.microbatches,
         )
         self.loss += out.cross_entropy_sum
         out.objective.backward()
+
+    def nats_of(self, window_BC: Tensor) -> float:
+        """Cross entropy of some windows, summed, as the model is now; without noise."""
+        self._transformer.eval()
+        prediction = self._transformer(window_BC[:, :-1], ForwardContext(step=0, microbatch=0))
+        self._transformer.train()
+        target_T = window_BC[:, 1:].reshape(-1)
+        return float(functional.cross_entropy(prediction.logits_BSV.flatten(0, 1), target_T, reduction="sum"))
 
     def dense_norm_squared(self) -> float:
         """Of the gradient as it is now."""
@@ -242,6 +257,7 @@ class PlainTrainer:
 
     def __init__(self, job: PlainJob, grid: Grid, windows: Windows) -> None:
         self._job, self._grid, self._windows = job, grid, windows
+        self._step_tokens = 0
         self.exchange = PlainExchange(_my_group(grid.exchange_ranks(), grid.rank), grid)
         self._copies = _my_group(grid.copy_ranks(), grid.rank) if grid.copies > 1 else None
         self.model = PlainModel(job, self._dispatcher(self.exchange))
@@ -271,6 +287,7 @@ class PlainTrainer:
     def compute(self, step: int) -> None:
         """Forward and backward over this rank's microbatches."""
         self.model.zero()
+        self._step_tokens = self._windows.targets(self._job.batch.step_ids(step))
         for microbatch in range(self._grid.rank, self._job.batch.microbatches, self._grid.world):
             self.model.compute(step, microbatch, self._windows)
 
@@ -285,7 +302,7 @@ class PlainTrainer:
         totals = torch.zeros(2, dtype=torch.float64)
         if self._grid.copy == 0:
             totals[0] = self.model.experts_norm_squared()
-        totals[1] = self.model.loss / self._job.step_tokens
+        totals[1] = self.model.loss / self._step_tokens
         dist.all_reduce(totals)
         experts_squared, loss = totals.tolist()
         return (experts_squared + self.model.dense_norm_squared()) ** 0.5, loss

@@ -29,7 +29,7 @@ from benchmarks.recovery_torchrun import Torchrun
 from benchmarks.recovery_understudy import PHASES, Understudy
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import load_job_file
-from worker.training.data import open_text
+from worker.data.text import open_text
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED, FROZEN = "understudy, SIGKILL", "understudy, SIGSTOP"
@@ -206,7 +206,8 @@ def main() -> None:
         folder = Path(given.keep or scratch).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         text = folder / "text"
-        open_text("stdlib").content.tofile(text)
+        sources = open_text("stdlib")
+        sources.read(0, sources.bytes).tofile(text)
         changes = [f"steps={STEPS}", f"data.path={text}"]
         spec = load_job_file(str(ROOT / "examples" / "stdlib-moe.yaml"), changes)
         entries = [

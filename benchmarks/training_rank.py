@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn import functional
 
+from worker.data.config import DataConfig, ValidationConfig
+from worker.data.windows import Windows, open_dataset
 from worker.model.config import ModelConfig
 from worker.model.objective import Scale
 from worker.model.router import ForwardContext
@@ -37,7 +39,7 @@ from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import reduce_dense
 from worker.parallel.routing import plan_route
 from worker.parallel.schedule import bubble, plan
-from worker.training.data import BatchConfig, Windows, open_text
+from worker.training.batch import BatchConfig
 from worker.training.passes import StepPasses, Work
 from worker.training.state import TrainingState
 
@@ -169,7 +171,7 @@ class TorchStep:
         self._state.attach(model, LocalDispatcher(config.experts))
         self._first, self._last = share.first, share.last
         stage = PipelineStage(_Chunk(model, share), setting.rank, setting.stages, CPU)
-        window_BC = setting.windows.batch(batch.step_ids(STEP))
+        window_BC = setting.windows.batch(batch.step_ids(STEP)).window_BC
         self._tokens, self._targets = window_BC[:, :-1].contiguous(), window_BC[:, 1:].contiguous()
         scale = setting.scale
 
@@ -298,9 +300,13 @@ def main() -> None:
     setting = Setting(
         config=config,
         batch=BatchConfig(microbatches=given.microbatches, microbatch_size=2),
-        windows=Windows(
-            open_text(given.text), path=given.text, sequence_length=config.sequence_length, seed=SEED
-        ),
+        windows=open_dataset(
+            DataConfig.from_mapping({"path": given.text}),
+            ValidationConfig(),
+            sequence_length=config.sequence_length,
+            vocabulary=config.vocabulary,
+            seed=SEED,
+        ).windows,
         stages=given.stages,
         rank=given.rank,
         address=f"{HOST}:{given.port}",

@@ -20,9 +20,11 @@ from orchestrator.core import spec_rules
 from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.spec_mapping import SpecError, from_mapping
+from orchestrator.datafiles import token_file_facts
 
 __all__ = ["JobFileError", "Problem", "load_job_file", "override", "read_mapping"]
 
+BYTE_VALUES = 256
 STANDARD_LIBRARY = "stdlib"
 """The data path that every machine with Python has."""
 LOOKED_AT_FILES = 10_000
@@ -58,8 +60,9 @@ def load_job_file(path: str, overrides: Sequence[str] = (), *, looks_at_data: bo
     problems = [problem for text in overrides for problem in override(mapping, text)]
     if problems:
         raise JobFileError(tuple(problems))
-    _settle_data_path(mapping, Path(path).parent)
+    _settle_data_paths(mapping, Path(path).parent)
     _settle_base(mapping, Path(path).parent)
+    _settle_vocabulary(mapping)
     try:
         spec = from_mapping(mapping)
     except SpecError as error:
@@ -154,18 +157,35 @@ def _list_entry(place: object, number: str) -> object | None:
     return None
 
 
-def _settle_data_path(mapping: dict[str, Any], folder: Path) -> None:
-    """Make the data path absolute: the trainers run in other directories."""
-    data = mapping.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("path"), str):
+def _settle_data_paths(mapping: dict[str, Any], folder: Path) -> None:
+    """Make the paths of data absolute: the trainers run in other directories."""
+    for place in _data_places(mapping):
+        path = place["path"]
+        if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
+            continue
+        local = Path(path).expanduser()
+        beside = folder / local
+        chosen = beside if not local.is_absolute() and not _matches(local) and _matches(beside) else local
+        place["path"] = str(chosen.absolute())
+
+
+def _data_places(mapping: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every mapping of a job that names data under `path`."""
+    data, validation = mapping.get("data"), mapping.get("validation")
+    listed = data.get("sources") if isinstance(data, dict) else None
+    places = [data, validation, *(listed if isinstance(listed, list) else [])]
+    return [place for place in places if isinstance(place, dict) and isinstance(place.get("path"), str)]
+
+
+def _settle_vocabulary(mapping: dict[str, Any]) -> None:
+    """A model whose vocabulary is not given has that of the token files."""
+    model = mapping.setdefault("model", {})
+    if not isinstance(model, dict) or "vocabulary" in model:
         return
-    path = data["path"]
-    if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
-        return
-    local = Path(path).expanduser()
-    beside = folder / local
-    chosen = beside if not local.is_absolute() and not _matches(local) and _matches(beside) else local
-    data["path"] = str(chosen.absolute())
+    facts = [token_file_facts(place["path"]) for place in _data_places(mapping)]
+    sizes = [each.vocabulary for each in facts if each is not None]
+    if sizes:
+        model["vocabulary"] = max(BYTE_VALUES, *sizes)
 
 
 def _settle_base(mapping: dict[str, Any], folder: Path) -> None:
@@ -197,11 +217,24 @@ def _base_problems(spec: JobSpec) -> tuple[Problem, ...]:
 
 
 def _data_problems(spec: JobSpec) -> tuple[Problem, ...]:
-    path = spec.data.path
-    if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
-        return ()
-    remedy = _why_no_text(path, spec.model.sequence_length + 1)
-    return (Problem(field="data.path", value=path, remedy=remedy),) if remedy else ()
+    named = [("data.path", spec.data.path), ("validation.path", spec.validation.path)]
+    named += [(f"data.sources.{number}.path", each.path) for number, each in enumerate(spec.data.sources)]
+    found = []
+    for name, path in named:
+        if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
+            continue
+        facts = token_file_facts(path)
+        if facts is None:
+            remedy = _why_no_text(path, spec.model.sequence_length + 1)
+            if remedy:
+                found.append(Problem(field=name, value=path, remedy=remedy))
+        elif facts.vocabulary > spec.model.vocabulary:
+            remedy = (
+                f"{name} is {path!r}, whose tokenizer {facts.tokenizer} has {facts.vocabulary} tokens: "
+                f"set it to {facts.vocabulary} or more, or leave it out"
+            )
+            found.append(Problem(field="model.vocabulary", value=spec.model.vocabulary, remedy=remedy))
+    return tuple(found)
 
 
 def _why_no_text(path: str, needed_bytes: int) -> str | None:

@@ -14,6 +14,7 @@ from orchestrator.controller.ports import LedgerError, StoreError
 from orchestrator.core.actions import Action
 from orchestrator.core.events import Event, StepRecord
 from orchestrator.core.ids import ActionId, GenerationNumber, NodeId, Step
+from orchestrator.core.measurements import ValidationRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
 from orchestrator.service import wire
@@ -116,6 +117,9 @@ class Recording:
             raise LedgerError("cannot append to the ledger: No space left on device")
         self._witness(record)
         return self._ledger.append(record)
+
+    def measured(self, record: ValidationRecord) -> None:
+        self._ledger.measured(record)
 
     def roll_back(self, step: Step, generation: GenerationNumber) -> None:
         if self._ground.ledger_full:

@@ -20,6 +20,8 @@ EXIT_USAGE = 2
 EXIT_NO_AGENT = 3
 OFFLINE = ("checkpoint", "generate", "evaluate", "import", "affinity")
 """Programs that work on a checkpoint alone."""
+DATA = "data"
+"""Prepares and inspects data."""
 LOOPBACK = "127.0.0.1"
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,10 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the program that the command line names; gives its exit code."""
+    if arguments and arguments[0] == DATA:
+        from worker.offline import data_commands
+
+        return data_commands.main(arguments)
     if arguments and arguments[0] in OFFLINE:
         from worker.offline import commands
 

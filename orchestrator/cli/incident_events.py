@@ -99,6 +99,7 @@ _SENTENCES: dict[str, Callable[[Detail], str]] = {
     ),
     "GenerationJoined": _joined,
     "StepCommitted": _committed,
+    "Validated": lambda _: "the held-out windows were measured",
     "PartsAcquired": lambda d: f"{d['trainer']} holds copies of its parts, up to step {d['version']}",
     "AcquisitionFailed": lambda d: f"{d['trainer']} could not copy its parts: {d['reason']}",
     "CheckpointFailed": lambda d: f"{d['trainer']} could not write a checkpoint: {d['reason']}",

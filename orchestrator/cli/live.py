@@ -98,6 +98,9 @@ def _numbers(view: admin_pb2.JobView, width: int) -> Text:
         ("  goodput ", FAINT),
         (percent(view.goodput), "bold"),
     )
+    if view.HasField("validation"):
+        measured = f"  validation {view.validation.loss:.4f} at step {view.validation.step}"
+        rest = line(rest, (measured, FAINT))
     head = line(("loss ", FAINT), (loss, "bold" if math.isfinite(view.loss) else BAD), " ")
     room = min(40, width - head.cell_len - rest.cell_len - 2)
     curve = line((sparkline(view.recent_losses, room), "#56b4e9"))

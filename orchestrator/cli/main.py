@@ -15,7 +15,7 @@ from orchestrator.cli.chaos import chaos
 from orchestrator.cli.control import COMMANDS
 from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.lists import LISTS
-from orchestrator.cli.offline import affinity, evaluate, generate, import_model
+from orchestrator.cli.offline import affinity, data, evaluate, generate, import_model
 from orchestrator.cli.plan import plan
 from orchestrator.cli.run import run
 from orchestrator.cli.screen import swallow_output
@@ -66,6 +66,7 @@ for _each in (
     *LISTS,
     snapshots,
     *COMMANDS,
+    data,
     generate,
     evaluate,
     import_model,

@@ -37,6 +37,7 @@ class Narrator:
             *self._redundancy(view),
             *self._checkpoints(view),
             *self._steps(view),
+            *self._validation(view),
         ]
         stamp = time.strftime("%H:%M:%S", time.localtime(view.at))
         return [f"{stamp} {each}" for each in lines]
@@ -122,6 +123,17 @@ class Narrator:
                 row = rows.checkpoint(message)
                 shown = ("request", "state", "step", "bytes", "seconds", "path", "reason")
                 yield fields("checkpoint", **{name: row[name] or None for name in shown})
+
+    def _validation(self, view: admin_pb2.JobView) -> Iterator[str]:
+        measured = view.validation
+        if view.HasField("validation") and self._changed("validation", "", (measured.step, measured.loss)):
+            yield fields(
+                "validation",
+                step=measured.step,
+                loss=f"{measured.loss:.6g}",
+                perplexity=f"{measured.perplexity:.6g}",
+                bits_per_byte=f"{measured.bits_per_byte:.6g}",
+            )
 
     def _steps(self, view: admin_pb2.JobView) -> Iterator[str]:
         step = view.job.step

@@ -88,6 +88,7 @@ def _results(ended: Ended, width: int | None) -> list[Text]:
     found = [
         _row("steps", (str(summary["steps_committed"]), "bold"), f" of {ended.steps} committed{took}"),
         _row("final loss", ("-" if loss is None else f"{loss:.6f}", "bold")),
+        *_validation(summary.get("validation")),
         _samples(summary),
         _row("goodput", (percent(summary["goodput"]), "bold"), " of the time went into committed steps"),
         _row("generations", str(summary["generations"])),
@@ -96,6 +97,16 @@ def _results(ended: Ended, width: int | None) -> list[Text]:
     for note in ended.notes:
         found += paragraph(note, width, "note".ljust(_LEGEND))
     return found
+
+
+def _validation(measured: dict[str, Any] | None) -> list[Text]:
+    if measured is None or measured["loss"] is None:
+        return []
+    rest = (
+        f" at step {measured['step']}: perplexity {measured['perplexity']:.3f}, "
+        f"{measured['bits_per_byte']:.4f} bits per byte"
+    )
+    return [_row("validation", (f"{measured['loss']:.6f}", "bold"), rest)]
 
 
 def _samples(summary: dict[str, Any]) -> Text:
@@ -143,6 +154,7 @@ def _places(ended: Ended) -> list[Text]:
     found.append(_row("workdir", str(ended.workdir)))
     names = (
         (workdirs.METRICS_FILE, "one line per committed step"),
+        (workdirs.VALIDATION_FILE, "one line per measurement of the held-out windows"),
         (workdirs.SUMMARY_FILE, "this report as JSON"),
         ("checkpoints", "sealed checkpoints"),
         ("logs", "controller and nodes"),

@@ -39,7 +39,7 @@ from orchestrator.controller.ports import (
 )
 from orchestrator.core import actions, credible
 from orchestrator.core.actions import Action
-from orchestrator.core.events import CheckpointSealed, Event, StepCommitted
+from orchestrator.core.events import CheckpointSealed, Event, StepCommitted, Validated
 from orchestrator.core.ids import NodeId
 from orchestrator.core.state import ClusterState
 
@@ -89,6 +89,8 @@ class Controller:
         """Take one event through all three stages. Raises StoreError, LedgerError, or the bug that it met."""
         if isinstance(event, StepCommitted):
             self._report(event)
+        elif isinstance(event, Validated):
+            self._validated(event)
         elif isinstance(event, CheckpointSealed):
             self._ports.ledger.sync()
         self._tell_of_the_ledger()
@@ -141,6 +143,13 @@ class Controller:
             "%s reports step %d of generation %d, which this job cannot have: it is not put down",
             event.trainer, record.step, record.generation,
         )  # fmt: skip
+
+    def _validated(self, event: Validated) -> None:
+        """A measurement goes to its file under the same conditions."""
+        record = event.record
+        known = credible.generation(self._state, record.generation)
+        if known and credible.step(self._state, record.step):
+            self._ports.ledger.measured(record)
 
     def _perform(self, action: Action, attempts: int) -> None:
         if isinstance(action, _OF_A_NODE):

@@ -29,8 +29,10 @@ from pathlib import Path
 
 from orchestrator.controller.ledger_lines import LedgerTotals, corrupt, decode_line, encode_line, sum_up
 from orchestrator.controller.ports import LedgerError
+from orchestrator.controller.validations import FileValidations
 from orchestrator.core.events import StepRecord
 from orchestrator.core.ids import GenerationNumber, Step
+from orchestrator.core.measurements import ValidationRecord
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class FileLedger:
         self._fence_path = folder / FENCE_FILE
         self._pending_limit = pending_limit
         self._pending: dict[Step, StepRecord] = {}
+        self._validations = FileValidations(folder)
         self._refused = 0
         try:
             self._fences = _read_fences(self._fence_path)
@@ -82,13 +85,22 @@ class FileLedger:
         """Records that wait for a gap to close."""
         return len(self._pending)
 
+    def measured(self, record: ValidationRecord) -> None:
+        """Take a measurement, for the file of validations. Raises LedgerError."""
+        if self.takes(record.step, record.generation):
+            self._validations.append(record)
+
+    def takes(self, step: Step, generation: GenerationNumber) -> bool:
+        """False for a report of a future that was rolled back."""
+        return not any(step > fence and generation < since for fence, since in self._fences)
+
     def append(self, record: StepRecord) -> Step:
         """Take a record: write it and those that waited for it, or have it wait. Returns the new end.
 
         Records that are in the file already, and those of a future that was rolled back, are dropped. LedgerError when
         the disk does not take it; the file is then as it was before.
         """
-        if record.step <= self._end or self._fenced_off(record):
+        if record.step <= self._end or not self.takes(record.step, record.generation):
             return self._end
         if record.step != self._end + 1:
             self._wait(record)
@@ -107,6 +119,7 @@ class FileLedger:
         Crash-safe and idempotent, see the top of the module. Raises LedgerError.
         """
         assert step >= 0 and generation > 0, (step, generation)
+        self._validations.roll_back(step, generation)
         try:
             self._raise_fence(step, generation)
             moved = [line for line, moves in self._judged(step, generation) if moves]
@@ -122,7 +135,9 @@ class FileLedger:
                 f"cannot roll the ledger {self._path} back to step {step}: {error.strerror}; "
                 "make room or repair the disk, then start the controller again: the roll-back is completed then"
             ) from error
-        self._pending = {each.step: each for each in self._pending.values() if not self._fenced_off(each)}
+        self._pending = {
+            each.step: each for each in self._pending.values() if self.takes(each.step, each.generation)
+        }
 
     def totals(self, samples_per_step: int) -> LedgerTotals:
         """What the file adds up to, streamed from it. Raises LedgerError."""
@@ -173,9 +188,6 @@ class FileLedger:
                     "%s: step %d is missing while %d later ones wait; %d reports were dropped, agents send them again",
                     self._path, self._end + 1, len(self._pending), self._refused,
                 )  # fmt: skip
-
-    def _fenced_off(self, record: StepRecord) -> bool:
-        return any(record.step > step and record.generation < generation for step, generation in self._fences)
 
     def _raise_fence(self, step: Step, generation: GenerationNumber) -> None:
         """Remember a roll-back. An older fence is kept only while it refuses something that a newer one does not."""

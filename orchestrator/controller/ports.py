@@ -11,6 +11,7 @@ from typing import Protocol
 from orchestrator.core.actions import Action
 from orchestrator.core.events import Event, StepRecord
 from orchestrator.core.ids import ActionId, GenerationNumber, NodeId, Step
+from orchestrator.core.measurements import ValidationRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
 
@@ -93,6 +94,10 @@ class Ledger(Protocol):
 
     def append(self, record: StepRecord) -> Step:
         """Take a record; duplicates are dropped, later ones wait (bounded) for the gap to close. New end."""
+        ...
+
+    def measured(self, record: ValidationRecord) -> None:
+        """Take a measurement, for a file of its own; duplicates are dropped."""
         ...
 
     def roll_back(self, step: Step, generation: GenerationNumber) -> None:

@@ -12,6 +12,7 @@ from enum import Enum
 from orchestrator.core.asker import UNKNOWN_ASKER, Asker
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
+from orchestrator.core.measurements import ValidationRecord
 from orchestrator.core.spec import JobSpec
 
 
@@ -197,6 +198,13 @@ class StepCommitted(_TrainerEvent):
     """A step is durable in the sense of the protocol. Changes no rows; goes to the ledger."""
 
     record: StepRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated(_TrainerEvent):
+    """Held-out windows were measured: for the ledger, nothing follows from it."""
+
+    record: ValidationRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -461,6 +469,7 @@ Event = (
     | CommunicationFailed
     | GenerationJoined
     | StepCommitted
+    | Validated
     | PartsAcquired
     | AcquisitionFailed
     | ShardWritten

@@ -27,6 +27,7 @@ PHASES = (
     "checkpoint",
     "regroup",
     "acquire",
+    "validation",
 )
 _IN_A_STEP = PHASES[: PHASES.index("checkpoint")]
 """Phases of the thread that owns the state, outside of a recovery."""
@@ -89,6 +90,9 @@ def _place(spec: JobSpec, fault: FaultSpec, prefix: str) -> Iterator[Problem]:
     if not 1 <= fault.step <= spec.steps:
         remedy = f"steps of this job are 1 to {spec.steps}"
         yield Problem(field=f"{prefix}.step", value=fault.step, remedy=remedy)
+    if fault.phase == "validation" and not (spec.validation.path or spec.validation.share):
+        remedy = "this job measures nothing: give validation.path or validation.share"
+        yield Problem(field=f"{prefix}.phase", value=fault.phase, remedy=remedy)
     if not 0 <= fault.device < spec.cluster.devices_per_node:
         remedy = f"devices of a node are 0 to {spec.cluster.devices_per_node - 1}"
         yield Problem(field=f"{prefix}.device", value=fault.device, remedy=remedy)

@@ -105,8 +105,8 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             membership.communication_failed(decision, event)
         case events.GenerationJoined():
             generations.joined(decision, event)
-        case events.StepCommitted():
-            progress.step_committed(decision, event)
+        case events.StepCommitted() | events.Validated():
+            progress.reported(decision, event)
         case events.PartsAcquired():
             repair.parts_acquired(decision, event)
         case events.AcquisitionFailed():

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from orchestrator.core import aftermath, credible, generations, incidents, refusals, roster
 from orchestrator.core.decision import Decision
-from orchestrator.core.events import StepCommitted
+from orchestrator.core.events import StepCommitted, Validated
 from orchestrator.core.lifecycle import JobTrigger
 from orchestrator.core.state import JobState
+
+
+def reported(decision: Decision, event: StepCommitted | Validated) -> None:
+    """What members tell for the ledger. Nothing follows from a measurement."""
+    if isinstance(event, StepCommitted):
+        step_committed(decision, event)
 
 
 def step_committed(decision: Decision, event: StepCommitted) -> None:

@@ -36,10 +36,49 @@ class Device(Enum):
     """A GPU, or the job is refused."""
 
 
+class Documents(Enum):
+    """What a sample may see of the documents in it."""
+
+    JOINED = "joined"
+    """Everything: a sample is a piece of the stream of all documents."""
+    APART = "apart"
+    """Each document only itself: attention and loss stop where a document ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSpec:
+    """One source of a mixture."""
+
+    path: str
+    """As `data.path`."""
+    name: str
+    """The order of its samples is drawn from the seed and this name, whatever other sources there are."""
+    weight: float = 1.0
+    """Its share of all samples is this over the sum of all weights, exactly."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
-    path: str
-    """A file, a folder, a glob, or `stdlib` for the sources of the Python standard library."""
+    """What is trained on: `path`, or `sources`."""
+
+    path: str = ""
+    """A file, a folder or a glob of text, a token file, or `stdlib` for the sources of the Python standard library."""
+    sources: tuple[SourceSpec, ...] = ()
+    documents: Documents = Documents.JOINED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationSpec:
+    """What is measured while training: a corpus of its own, or a share of the training data that is held out."""
+
+    path: str = ""
+    """As `data.path`; empty for none."""
+    share: float = 0.0
+    """Of the windows of each source, never trained on; the same ones for every seed."""
+    interval_steps: int = 100
+    """Every so many steps, and after the last one."""
+    windows: int = 64
+    """Measured each time, always the same ones; 0 for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +137,7 @@ class ModelSpec:
     expert_width: int = 256
     sequence_length: int = 128
     vocabulary: int = 256
+    """A job file that leaves it out gets that of its token files."""
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     aux_loss: float = 0.01
@@ -299,6 +339,7 @@ class JobSpec:
     checkpoint: CheckpointSpec = field(default_factory=CheckpointSpec)
     snapshot: SnapshotSpec = field(default_factory=SnapshotSpec)
     integrity: IntegritySpec = field(default_factory=IntegritySpec)
+    validation: ValidationSpec = field(default_factory=ValidationSpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
     faults: tuple[FaultSpec, ...] = ()

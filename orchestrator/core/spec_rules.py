@@ -13,7 +13,17 @@ from dataclasses import fields, is_dataclass
 from orchestrator.core import fault_rules, memory
 from orchestrator.core.ids import NodeId
 from orchestrator.core.problems import Problem
-from orchestrator.core.spec import ClusterSpec, Decay, JobSpec, ModelSpec, Recompute, Schedule, TimeoutSpec
+from orchestrator.core.spec import (
+    ClusterSpec,
+    DataSpec,
+    Decay,
+    JobSpec,
+    ModelSpec,
+    Recompute,
+    Schedule,
+    TimeoutSpec,
+    ValidationSpec,
+)
 
 BYTE_VALUES = 256
 
@@ -26,6 +36,8 @@ _AT_LEAST_ZERO = frozenset(
         "timeouts.takeover_seconds",
         "model.aux_loss",
         "model.router_noise",
+        "validation.share",
+        "validation.windows",
         "optimizer.warmup_steps",
         "optimizer.decay_steps",
         "optimizer.final_learning_rate_ratio",
@@ -57,6 +69,8 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
     odd = {problem.field for problem in found}
     relations = (
         *_job(spec),
+        *_data(spec.data),
+        *_validation(spec.validation),
         *_cluster(spec.cluster),
         *_model(spec),
         *_pipeline(spec),
@@ -97,9 +111,38 @@ def _job(spec: JobSpec) -> Iterator[type_of_relation]:
     if not (allowed.isascii() and allowed.isalnum()) or spec.name.startswith("."):
         remedy = "name the job with letters, digits, '-', '_' and '.'; it becomes the name of a folder"
         yield ("name",), Problem(field="name", value=spec.name, remedy=remedy)
-    if not spec.data.path.strip():
-        remedy = "name a file, a folder, a glob, or 'stdlib'"
-        yield ("data.path",), Problem(field="data.path", value=spec.data.path, remedy=remedy)
+
+
+def _data(data: DataSpec) -> Iterator[type_of_relation]:
+    if not data.path.strip() and not data.sources:
+        remedy = "name a file, a folder, a glob, or 'stdlib'; or give data.sources"
+        yield ("data.path",), Problem(field="data.path", value=data.path, remedy=remedy)
+    if data.path.strip() and data.sources:
+        remedy = "give data.path or data.sources, not both: a path can be one of the sources"
+        yield ("data.path",), Problem(field="data.path", value=data.path, remedy=remedy)
+    names = [source.name for source in data.sources]
+    for number, source in enumerate(data.sources):
+        prefix = f"data.sources.{number}"
+        if not source.path.strip():
+            remedy = "name a file, a folder, a glob, or 'stdlib'"
+            yield (f"{prefix}.path",), Problem(field=f"{prefix}.path", value=source.path, remedy=remedy)
+        if not source.name.strip() or source.name in names[:number]:
+            remedy = "give each source a name of its own: the order of its samples follows from it"
+            yield (f"{prefix}.name",), Problem(field=f"{prefix}.name", value=source.name, remedy=remedy)
+        if not (math.isfinite(source.weight) and source.weight > 0):
+            remedy = "give a number above 0; leave a source out that is not to be read"
+            yield (f"{prefix}.weight",), Problem(field=f"{prefix}.weight", value=source.weight, remedy=remedy)
+
+
+def _validation(validation: ValidationSpec) -> Iterator[type_of_relation]:
+    if validation.share >= 1.0:
+        remedy = "give a share from 0 to less than 1, such as 0.01"
+        problem = Problem(field="validation.share", value=validation.share, remedy=remedy)
+        yield ("validation.share",), problem
+    if validation.share > 0 and validation.path:
+        remedy = "give validation.path or validation.share, not both"
+        problem = Problem(field="validation.share", value=validation.share, remedy=remedy)
+        yield ("validation.share", "validation.path"), problem
 
 
 def _cluster(cluster: ClusterSpec) -> Iterator[type_of_relation]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.controller.ledger_lines import decode_line
+from orchestrator.controller.validations import VALIDATIONS_FILE, read_validations
 from orchestrator.core.events import StepRecord
 
 
@@ -24,6 +27,8 @@ class LedgerView:
     """The newest steps, oldest first."""
     productive_seconds: float = 0.0
     """Time spent in committed steps since the moment that was asked about."""
+    validations: tuple[Mapping[str, Any], ...] = ()
+    """Lines of the file of validations, by step."""
 
 
 class LedgerFollower:
@@ -36,6 +41,9 @@ class LedgerFollower:
         self._since = 0.0
         self._file_id: tuple[int, int] | None = None
         self._offset = 0
+        self._validations_path = path.with_name(VALIDATIONS_FILE)
+        self._validations: tuple[Mapping[str, Any], ...] = ()
+        self._validations_seen: tuple[int, int, int] | None = None
         self._guard = threading.Lock()
 
     def look(self, *, since: float = 0.0) -> LedgerView:
@@ -58,7 +66,23 @@ class LedgerFollower:
                         self._offset += len(line)
             except FileNotFoundError:
                 self._forget()
-            return LedgerView(recent=tuple(self._recent), productive_seconds=self._productive_seconds)
+            return LedgerView(
+                recent=tuple(self._recent),
+                productive_seconds=self._productive_seconds,
+                validations=self._look_at_validations(),
+            )
+
+    def _look_at_validations(self) -> tuple[Mapping[str, Any], ...]:
+        """Read anew only when the file has changed: it is short, and rarely written."""
+        try:
+            status = self._validations_path.stat()
+        except FileNotFoundError:
+            return ()
+        seen = status.st_ino, status.st_size, status.st_mtime_ns
+        if seen != self._validations_seen:
+            self._validations = tuple(read_validations(self._validations_path))
+            self._validations_seen = seen
+        return self._validations
 
     def _begin_anew_when_replaced(self, status: os.stat_result) -> None:
         file_id = (status.st_dev, status.st_ino)

@@ -33,6 +33,7 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
             "job": job.spec.name if job else None,
             "steps_committed": totals.last_step,
             "final_loss": _finite(totals.last_loss),
+            "validation": ledger.validations[-1] if ledger.validations else None,
             "samples_expected": totals.samples_expected,
             "samples_counted": totals.samples_counted,
             "samples_duplicated": totals.samples_duplicated,

@@ -6,6 +6,7 @@ made-up zero. `summary.py` holds the one reply that is JSON. Next: `admin_api.py
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -258,6 +259,11 @@ def job_screen(
     )
     if snapshot.job is not None:
         view.job.CopyFrom(job_view(snapshot, snapshot.job, workdir, at))
+    if ledger.validations:
+        newest = ledger.validations[-1]
+        measured = {name: newest[name] for name in ("loss", "perplexity", "bits_per_byte")}
+        finite = {name: math.nan if value is None else value for name, value in measured.items()}
+        view.validation.CopyFrom(pb.ValidationShown(step=newest["step"], **finite))
     if recent:
         speed = recent[-SPEED_STEPS:]
         seconds = sum(record.step_seconds for record in speed)

@@ -13,6 +13,7 @@ from typing import assert_never
 
 from orchestrator.core import actions, events
 from orchestrator.core.ids import CauseId, NodeId
+from orchestrator.core.measurements import ValidationRecord
 from orchestrator.core.state import Generation, Member
 from orchestrator.service import checked, wire_state
 from protos import worker_pb2 as pb
@@ -173,6 +174,22 @@ def _step_committed(message: pb.AgentMessage, envelope: checked.Envelope) -> eve
     )
 
 
+def _validated(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
+    said = message.validated
+    source = checked.source("validated", said.source, envelope)
+    record = ValidationRecord(
+        step=checked.step("validated.step", said.step),
+        generation=checked.generation("validated.generation", said.generation),
+        loss=said.loss,
+        bits_per_byte=said.bits_per_byte,
+        tokens=checked.count("validated.tokens", said.tokens),
+        windows=checked.count("validated.windows", said.windows),
+        time=checked.seconds("validated.time", said.time),
+        seconds=checked.seconds("validated.seconds", said.seconds),
+    )
+    return events.Validated(**source, record=record)
+
+
 def _parts_acquired(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.parts_acquired
     source = checked.source("parts_acquired", said.source, envelope)
@@ -284,6 +301,7 @@ _READERS: dict[str, Callable[[pb.AgentMessage, checked.Envelope], events.Event]]
     "communication_failed": _communication_failed,
     "generation_joined": _generation_joined,
     "step_committed": _step_committed,
+    "validated": _validated,
     "parts_acquired": _parts_acquired,
     "acquisition_failed": _acquisition_failed,
     "shard_written": _shard_written,

@@ -33,6 +33,7 @@ from orchestrator.core.events import (
     RedundancyScanDue,
     RetentionDue,
     StepCommitted,
+    Validated,
 )
 from orchestrator.core.ids import ActionId
 from orchestrator.core.outcome import Outcome
@@ -54,7 +55,15 @@ from orchestrator.store.entity_rows import TABLES, clean, entity_of, row_of
 from orchestrator.store.lease import fence
 from orchestrator.store.tables import event_incidents, events, generations
 
-ROUTINE = (HeartbeatReceived, StepCommitted, LeasesDue, CheckpointDue, RedundancyScanDue, RetentionDue)
+ROUTINE = (
+    HeartbeatReceived,
+    StepCommitted,
+    Validated,
+    LeasesDue,
+    CheckpointDue,
+    RedundancyScanDue,
+    RetentionDue,
+)
 """Events that leave no trace when nothing came of them."""
 
 BATCH_LIMIT = 1024

@@ -111,6 +111,7 @@ PLANTED = (
     ("certificates-door", "orchestrator/cli/main.py", "import cryptography"),
     ("protos-door", "orchestrator/controller/controller.py", "from protos import worker_pb2"),
     ("protos-door", "worker/training/loop.py", "import protos.worker_pb2"),
+    ("tokenizer-door", "worker/training/loop.py", "import tokenizers"),
     ("tensor-door", "orchestrator/service/server.py", "import numpy"),
     ("tensor-door", "worker/agent/client.py", "import safetensors.torch"),
 )

@@ -31,12 +31,14 @@ RUN_SECONDS = 240.0
 class Run:
     """One job in one workdir. Use as a context: what still lives at the end is ended."""
 
-    def __init__(self, workdir: Path, *arguments: str, job: dict[str, Any] | None = None) -> None:
+    def __init__(self, workdir: Path, *arguments: str, job: dict[str, Any] | Path | None = None) -> None:
         self.workdir = workdir
         self.summary_path = workdir.with_suffix(".summary.json")
         self._output = workdir.with_suffix(".out")
         if job is None:
             command = [UNDERSTUDY, "run", "--resume", str(workdir)]
+        elif isinstance(job, Path):
+            command = [UNDERSTUDY, "run", str(job), "--workdir", str(workdir)]
         else:
             job_file = workdir.with_suffix(".yaml")
             job_file.write_text(yaml.safe_dump(job))

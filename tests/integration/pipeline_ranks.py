@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worker.data.config import DataConfig, ValidationConfig
+from worker.data.windows import Windows, open_dataset
 from worker.model.config import ModelConfig
 from worker.model.objective import Scale
 from worker.model.parts import Entry
@@ -30,7 +32,7 @@ from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, plan_replicas, reduce_dense
 from worker.parallel.routing import plan_route
 from worker.parallel.schedule import Kind, plan
-from worker.training.data import BatchConfig, Windows, open_text
+from worker.training.batch import BatchConfig
 from worker.training.passes import StepPasses, Sums, Work
 from worker.training.state import TrainingState
 
@@ -51,6 +53,8 @@ class Case:
     microbatches: int
     kind: Kind = Kind.ONE_F_ONE_B
     chunks: int = 1
+    apart: bool = False
+    """Documents: no attention and no loss across their borders."""
 
     @property
     def batch(self) -> BatchConfig:
@@ -62,12 +66,20 @@ class Case:
 
     @property
     def scale(self) -> Scale:
-        tokens = self.batch.samples_per_step * self.config.sequence_length
+        tokens = self.windows().targets(self.batch.step_ids(STEP))
         return Scale(step_tokens=tokens, step_microbatches=self.microbatches)
 
     def windows(self) -> Windows:
-        path = str(self.text)
-        return Windows(open_text(path), path=path, sequence_length=self.config.sequence_length, seed=SEED)
+        data = DataConfig.from_mapping(
+            {"path": str(self.text), "documents": "apart" if self.apart else "joined"}
+        )
+        return open_dataset(
+            data,
+            ValidationConfig(),
+            sequence_length=self.config.sequence_length,
+            vocabulary=self.config.vocabulary,
+            seed=SEED,
+        ).windows
 
     def seats(self) -> tuple[int, ...]:
         """The stage of each rank: the seats of a stage are not neighbours."""

@@ -20,11 +20,11 @@ from torch import Tensor
 from tests.integration.test_offline import SEALED, TEXT, answer, job, logits, refusal, theirs, write
 from worker.checkpointing.manifest import from_json, to_json
 from worker.checkpointing.names import expert_part
+from worker.data.corpus import open_corpus
 from worker.offline import commands
 from worker.offline.affinity import Score, affinity
 from worker.offline.opened import find, load
 from worker.training.base_checkpoint import Base
-from worker.training.data import open_text
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its imports
@@ -141,7 +141,7 @@ def test_scores_are_those_of_the_router(tmp_path: Path, capfd: pytest.CaptureFix
         assert found["scores_by_layer"][layer] == pytest.approx(expected, abs=1e-4)
     by_tokens = affinity(
         load(find(str(folder)), torch.device("cpu")),
-        open_text(str(text)).content,
+        open_corpus(str(text)).read(0, text.stat().st_size),
         Score.TOKENS,
         windows=1000,
         windows_at_once=7,

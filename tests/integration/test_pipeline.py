@@ -78,6 +78,15 @@ def test_replicas_of_a_stage_have_equal_bits(text: Path) -> None:
             assert torch.equal(first, value), key
 
 
+def test_documents_stay_apart_in_every_stage(tmp_path: Path) -> None:
+    """A middle stage sees no text, and yet where documents end."""
+    for number in range(60):
+        (tmp_path / f"{number:02}.txt").write_bytes(bytes(range(number, number + 3 + number % 9)))
+    case = Case(config=small_config(layers=3), text=tmp_path, widths=(1, 2, 1), microbatches=3, apart=True)
+    assert case.scale.step_tokens < case.batch.samples_per_step * case.config.sequence_length
+    assert_equal(staged(case), plain(case), case)
+
+
 def test_without_a_load_balance_loss_only_the_last_stage_has_an_objective(text: Path) -> None:
     case = Case(config=small_config(aux_loss=0.0), text=text, widths=(1, 1), microbatches=2)
     assert_equal(staged(case), plain(case), case)

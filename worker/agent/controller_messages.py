@@ -27,6 +27,7 @@ from worker.agent.messages import (
     StepRedone,
     TrainerRefused,
     TrainingEnded,
+    Validated,
 )
 
 # ---- agent -> controller ----
@@ -126,6 +127,7 @@ PassedOn = (
     CommunicationFailed
     | GenerationJoined
     | StepCommitted
+    | Validated
     | PartsAcquired
     | AcquisitionFailed
     | ShardWritten

@@ -189,6 +189,22 @@ class StepCommitted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """The held-out windows were measured with the state after `step`."""
+
+    step: int
+    generation: int
+    loss: float
+    """Nats for each predicted token."""
+    bits_per_byte: float
+    tokens: int
+    windows: int
+    time: float
+    seconds: float
+    """That it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartsAcquired:
     acquisition: str
     version: int
@@ -325,6 +341,7 @@ Report = (
     | CommunicationFailed
     | GenerationJoined
     | StepCommitted
+    | Validated
     | PartsAcquired
     | AcquisitionFailed
     | ShardWritten

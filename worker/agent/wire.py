@@ -82,6 +82,7 @@ _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
     messages.CommunicationFailed: ("communication_failed", pb.CommunicationFailed),
     messages.GenerationJoined: ("generation_joined", pb.GenerationJoined),
     messages.StepCommitted: ("step_committed", pb.StepCommitted),
+    messages.Validated: ("validated", pb.Validated),
     messages.PartsAcquired: ("parts_acquired", pb.PartsAcquired),
     messages.AcquisitionFailed: ("acquisition_failed", pb.AcquisitionFailed),
     messages.ShardWritten: ("shard_written", pb.ShardWritten),

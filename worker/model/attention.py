@@ -40,7 +40,7 @@ class Rotary(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each position reads from itself and those before it."""
+    """Each position reads from itself and those before it; of its own document only, where documents are kept apart."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.qkv_AD = nn.Parameter(torch.empty(A, config.width, dtype=dtype, device="meta"))
         self.out_DD = nn.Parameter(torch.empty(config.width, config.width, dtype=dtype, device="meta"))
 
-    def forward(self, x_BSD: Tensor, rotary: Rotary) -> Tensor:
+    def forward(self, x_BSD: Tensor, rotary: Rotary, document_BC: Tensor | None = None) -> Tensor:
         H, G = self._heads, self._kv_heads
         qkv_BSAC = functional.linear(x_BSD, self.qkv_AD.to(x_BSD.dtype)).unflatten(
             -1, (H + 2 * G, self._head_width)
@@ -64,7 +64,15 @@ class Attention(nn.Module):
             q_BSHC.transpose(1, 2),
             k_BSGC.transpose(1, 2),
             v_BSGC.transpose(1, 2),
-            is_causal=True,
+            attn_mask=None if document_BC is None else _own_document(document_BC[:, : x_BSD.shape[1]]),
+            is_causal=document_BC is None,
             enable_gqa=H != G,
         )
         return functional.linear(y_BHSC.transpose(1, 2).flatten(2), self.out_DD.to(x_BSD.dtype))
+
+
+def _own_document(document_BS: Tensor) -> Tensor:
+    """Which position may read which: [B, 1, S, S]. Positions need no new beginning, rotary ones are relative."""
+    positions = document_BS.shape[1]
+    causal_SS = torch.ones(positions, positions, dtype=torch.bool, device=document_BS.device).tril()
+    return (causal_SS & (document_BS[:, :, None] == document_BS[:, None, :])).unsqueeze(1)

@@ -4,7 +4,7 @@ Whoever computes a microbatch, and whatever else that rank computes, the numbers
 of layers has an objective of its own: its load-balance loss, and the last one also the cross entropy. What must not
 live here: sums over ranks (the step's tally).
 
-Shapes: B sequences; S positions; D width; V vocabulary; L layers; E all experts.
+Shapes: B sequences; S positions; C = S + 1; T = B*S; D width; V vocabulary; L layers; E all experts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from worker.model.router import ForwardContext
 from worker.model.stages import Share
 from worker.model.transformer import Transformer
 
+NOT_PREDICTED = -100
+"""In place of a target: no text before it says anything about it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicrobatchLoss:
@@ -27,7 +30,6 @@ class MicrobatchLoss:
     """(sum of token cross entropies) / tokens of the step + load-balance loss / microbatches of the step."""
     cross_entropy_sum: Tensor
     """In nats, over the tokens of this microbatch; detached."""
-    tokens: int
     count_LE: Tensor
     """Tokens that chose each expert, by layer, int64."""
 
@@ -74,8 +76,10 @@ def chunk_pass(
             objective=objective, y_BSD=passed.x_BSD, cross_entropy_sum=None, count_LE=passed.count_LE
         )
     logits_BSV = model.predict(passed.x_BSD)
-    target_T = window_BC[:, 1:].reshape(-1)
-    cross_entropy_sum = functional.cross_entropy(logits_BSV.flatten(0, 1), target_T, reduction="sum")
+    target_T = targets(window_BC, context.document_BC)
+    cross_entropy_sum = functional.cross_entropy(
+        logits_BSV.flatten(0, 1), target_T, reduction="sum", ignore_index=NOT_PREDICTED
+    )
     return ChunkPass(
         objective=cross_entropy_sum / scale.step_tokens + objective,
         y_BSD=None,
@@ -92,14 +96,21 @@ def microbatch_loss(
     step_tokens: int,
     step_microbatches: int,
 ) -> MicrobatchLoss:
-    """The whole model: predicts bytes 1..S of each window (C = S + 1 bytes, int64) from those before. The window may be
-    [0, C]."""
+    """The whole model: predicts tokens 1..S of each window (int64) from those before. The window may be [0, C]."""
     scale = Scale(step_tokens=step_tokens, step_microbatches=step_microbatches)
     passed = chunk_pass(model, model.share, None, window_BC, context, scale)
     assert passed.cross_entropy_sum is not None, "the whole model predicts"
     return MicrobatchLoss(
         objective=passed.objective,
         cross_entropy_sum=passed.cross_entropy_sum,
-        tokens=window_BC[:, 1:].numel(),
         count_LE=passed.count_LE,
     )
+
+
+def targets(window_BC: Tensor, document_BC: Tensor | None) -> Tensor:
+    """The token after each position, [B * S]; `NOT_PREDICTED` for the first of a document that is kept apart."""
+    target_BS = window_BC[:, 1:]
+    if document_BC is not None:
+        begins_BS = document_BC[:, 1:] != document_BC[:, :-1]
+        target_BS = target_BS.masked_fill(begins_BS, NOT_PREDICTED)
+    return target_BS.reshape(-1)

@@ -25,6 +25,8 @@ class ForwardContext:
 
     step: int
     microbatch: int
+    document_BC: Tensor | None = None
+    """Where documents are kept apart: the number of the document of each token of the windows, int64; C = S + 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,14 +68,16 @@ class Layer(nn.Module):
 
     def forward(self, x_BSD: Tensor, rotary: Rotary, context: ForwardContext) -> tuple[Tensor, Routing]:
         attended_BSD = (
-            recomputed(self._attend, x_BSD, rotary) if self._recompute else self._attend(x_BSD, rotary)
+            recomputed(self._attend, x_BSD, rotary, context.document_BC)
+            if self._recompute
+            else self._attend(x_BSD, rotary, context.document_BC)
         )
         x_BSD = x_BSD + attended_BSD
         y_TD, routing = self.moe(self.moe_norm(x_BSD).flatten(0, 1), context)
         return x_BSD + y_TD.view_as(x_BSD), routing
 
-    def _attend(self, x_BSD: Tensor, rotary: Rotary) -> Tensor:
-        return cast(Tensor, self.attention(self.attention_norm(x_BSD), rotary))
+    def _attend(self, x_BSD: Tensor, rotary: Rotary, document_BC: Tensor | None) -> Tensor:
+        return cast(Tensor, self.attention(self.attention_norm(x_BSD), rotary, document_BC))
 
 
 class Transformer(nn.Module):

@@ -20,14 +20,17 @@ import torch
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.manifest import Manifest
 from worker.checkpointing.names import dense_stage
+from worker.data.corpus import open_corpus
+from worker.data.encoded import as_tokens_of
+from worker.data.errors import DataError
+from worker.data.tokenizer import TokenizerError
 from worker.model.fields import FieldError
 from worker.offline import finetuning_commands
 from worker.offline.evaluate import evaluate
 from worker.offline.finetuning_commands import DTYPES, WHERE, adapter_of, new_folder
-from worker.offline.generate import Sampling, generate
+from worker.offline.generate import Sampling, generate, streamed
 from worker.offline.mixtral import export
-from worker.offline.opened import Loaded, OfflineError, find, load
-from worker.training.data import DataError, open_text
+from worker.offline.opened import Loaded, OfflineError, find, load, tokenizer_beside, tokenizer_for
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         code: int = given.run(given)
         return code
-    except (OfflineError, DataError, FieldError) as error:
+    except (OfflineError, DataError, TokenizerError, FieldError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except CheckpointError as error:
@@ -144,7 +147,8 @@ def _verify(given: argparse.Namespace) -> int:
 def _export(given: argparse.Namespace) -> int:
     folder = Path(given.out)
     dtype = DTYPES[given.dtype]
-    loaded = load(find(given.checkpoint), torch.device("cpu"))
+    place = find(given.checkpoint)
+    loaded = load(place, torch.device("cpu"))
     if given.adapter:
         return adapter_of(loaded, folder, dtype, given.output)
     new_folder(folder)
@@ -157,7 +161,14 @@ def _export(given: argparse.Namespace) -> int:
         done += count
         progress.show(done, total)
 
-    files = export(loaded.config, ours, folder, dtype=dtype, after_tensor=wrote)
+    files = export(
+        loaded.config,
+        ours,
+        folder,
+        dtype=dtype,
+        after_tensor=wrote,
+        tokenizer=tokenizer_beside(place),
+    )
     progress.end()
     if given.output == "json":
         _print_json({"step": loaded.manifest.step, "bytes": done, "files": [str(file) for file in files]})
@@ -172,18 +183,28 @@ def _export(given: argparse.Namespace) -> int:
 def _generate(given: argparse.Namespace) -> int:
     if given.tokens < 1 or given.temperature < 0 or given.top_k < 0:
         raise OfflineError("--tokens must be 1 or more, --temperature and --top-k 0 or more")
-    prompt = given.prompt.encode()
-    if not prompt:
+    if not given.prompt:
         raise OfflineError(
-            "--prompt is '': a model predicts the byte after another; give at least one character"
+            "--prompt is '': a model predicts the token after another; give at least one character"
         )
-    loaded = load(find(given.checkpoint), _device())
-    sampling = Sampling(temperature=given.temperature, top_k=given.top_k, seed=given.seed)
+    place = find(given.checkpoint)
+    loaded = load(place, _device())
+    tokenizer = tokenizer_for(place, loaded.config, given.tokenizer)
+    prompt = tokenizer.encode_prompt(given.prompt)
+    sampling = Sampling(
+        temperature=given.temperature,
+        top_k=given.top_k,
+        seed=given.seed,
+        vocabulary=tokenizer.vocabulary.size,
+    )
     out = sys.stdout.buffer
-    out.write(prompt)
+    out.write(given.prompt.encode())
     out.flush()
-    for _, byte in zip(range(given.tokens), generate(loaded, prompt, sampling), strict=False):
-        out.write(bytes([byte]))
+    sampled = (
+        token for _, token in zip(range(given.tokens), generate(loaded, prompt, sampling), strict=False)
+    )
+    for piece in streamed(tokenizer, sampled):
+        out.write(piece)
         out.flush()
     out.write(b"\n")
     out.flush()
@@ -191,14 +212,16 @@ def _generate(given: argparse.Namespace) -> int:
 
 
 def _evaluate(given: argparse.Namespace) -> int:
-    text = open_text(given.data)
-    if len(text.content) < 2:
-        raise OfflineError(f"--data is {given.data!r}: it holds fewer than 2 bytes; name a longer text")
-    loaded: Loaded = load(find(given.checkpoint), _device())
+    read = open_corpus(given.data, field="--data")
+    place = find(given.checkpoint)
+    loaded: Loaded = load(place, _device())
+    corpus = as_tokens_of(read, tokenizer_for(place, loaded.config, given.tokenizer), field="--data")
+    if corpus.tokens < 2:
+        raise OfflineError(f"--data is {given.data!r}: it holds fewer than 2 tokens; name a longer text")
     progress = _Progress("evaluated")
     found = evaluate(
         loaded,
-        text.content,
+        corpus,
         windows_at_once=given.windows_at_once,
         limit_windows=given.limit_windows,
         after_windows=progress.show,
@@ -219,7 +242,7 @@ def _evaluate(given: argparse.Namespace) -> int:
         ("loss", f"{found.loss:.4f} nats a token"),
         ("perplexity", f"{found.perplexity:.3f}"),
         ("bits per byte", f"{found.bits_per_byte:.4f}"),
-        ("tokens", f"{found.tokens:,} in windows of {found.context}, of {len(text.sizes):,} files"),
+        ("tokens", f"{found.tokens:,} in windows of {found.context}, of {len(corpus.starts):,} documents"),
         ("step", loaded.manifest.step),
     )
     return 0
@@ -298,18 +321,24 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--adapter", action="store_true", help="only the experts that were trained (trainable.experts)"
     )
+    _ask_the_model(commands)
+    finetuning_commands.add(commands, checkpoints, _command, _Progress)
+    return parser
 
+
+def _ask_the_model(commands: Any) -> None:
     sample = _command(
         commands,
         "generate",
         _generate,
-        "Sample text from the model of a checkpoint, byte by byte.",
+        "Sample text from the model of a checkpoint.",
         "understudy generate --checkpoint DIR --prompt 'def ' --tokens 300 --temperature 0.7",
     )
     sample.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=WHERE)
+    _tokenizer(sample)
     sample.add_argument("--prompt", default="\n", help="the text to go on from (default: an empty line)")
     sample.add_argument(
-        "--tokens", type=int, default=200, metavar="N", help="new bytes (default: %(default)s)"
+        "--tokens", type=int, default=200, metavar="N", help="new ones (default: %(default)s)"
     )
     sample.add_argument(
         "--temperature", type=float, default=0.8, metavar="T", help="0 is greedy (default: %(default)s)"
@@ -325,14 +354,18 @@ def _parser() -> argparse.ArgumentParser:
         "understudy evaluate --checkpoint DIR --data 'texts/*.txt' -o json",
     )
     measure.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=WHERE)
-    measure.add_argument("--data", required=True, metavar="GLOB", help="a file, a folder, a glob, or stdlib")
+    _tokenizer(measure)
+    measure.add_argument(
+        "--data",
+        required=True,
+        metavar="GLOB",
+        help="text (a file, a folder, a glob, stdlib) or a token file",
+    )
     measure.add_argument("--limit-windows", type=_count, metavar="N", help="only the first N windows")
     measure.add_argument(
         "--windows-at-once", type=_count, default=16, metavar="N", help="batch size (default: %(default)s)"
     )
     _output(measure)
-    finetuning_commands.add(commands, checkpoints, _command, _Progress)
-    return parser
 
 
 def _count(text: str) -> int:
@@ -359,6 +392,14 @@ def _command(
 def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", metavar="CHECKPOINT", help=WHERE)
     _output(command)
+
+
+def _tokenizer(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--tokenizer",
+        metavar="FILE",
+        help="a tokenizer.json, or bytes (default: the one that lies beside the checkpoint)",
+    )
 
 
 def _output(command: argparse.ArgumentParser) -> None:

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 import torch
 
+from worker.data.corpus import open_corpus
+from worker.data.encoded import as_tokens_of
 from worker.offline.adapter import apply_adapter, export_adapter
 from worker.offline.affinity import Score, affinity
 from worker.offline.importing import import_mixtral
 from worker.offline.mixtral import export
-from worker.offline.opened import Loaded, OfflineError, find, load
+from worker.offline.opened import Loaded, OfflineError, find, load, tokenizer_for
 from worker.training.base_checkpoint import manifest_digest
-from worker.training.data import open_text
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 WHERE = "a checkpoint's folder, or a workdir for its newest checkpoint"
@@ -139,13 +140,16 @@ def _import(given: argparse.Namespace, progress: Progress) -> int:
 
 
 def _affinity(given: argparse.Namespace, progress: Progress) -> int:
-    text = open_text(given.data)
-    if not len(text.content):
+    read = open_corpus(given.data, field="--data")
+    if not read.tokens:
         raise OfflineError(f"--data is {given.data!r}: there is nothing in it; name a longer text")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = find(given.checkpoint)
+    loaded = load(place, device)
+    corpus = as_tokens_of(read, tokenizer_for(place, loaded.config, None), field="--data")
     found = affinity(
-        load(find(given.checkpoint), device),
-        text.content,
+        loaded,
+        corpus.read(0, corpus.tokens),
         Score(given.score),
         windows=given.windows,
         windows_at_once=given.windows_at_once,

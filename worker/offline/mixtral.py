@@ -1,8 +1,8 @@
 """A model as Hugging Face's `transformers` knows it: Mixtral's config, and its weights in safetensors files.
 
 The names are those of Mixtral's published checkpoints (`block_sparse_moe.experts.3.w1`), which every version of
-`transformers` reads. Bytes are tokens, so a tokenizer with one token for each byte comes along. What must not live
-here: where a checkpoint is (`opened.py`).
+`transformers` reads. The tokenizer comes along: the job's own, or where tokens are bytes one with a token for each.
+What must not live here: where a checkpoint is (`opened.py`).
 
 Shapes: E experts; F expert width; D width; V vocabulary; A query, key and value heads together, times head width.
 """
@@ -91,8 +91,12 @@ def export(
     dtype: torch.dtype,
     after_tensor: Callable[[int], None],
     shard_bytes: int = SHARD_BYTES,
+    tokenizer: bytes = b"",
 ) -> tuple[Path, ...]:
-    """Write config, tokenizer and weights into an empty folder; the files. `after_tensor` hears the bytes of each."""
+    """Write config, tokenizer and weights into an empty folder; the files. `after_tensor` hears the bytes of each.
+
+    `tokenizer` is a tokenizer.json; nothing where tokens are bytes.
+    """
     shards = list(_shards(config, ours, dtype, shard_bytes))
     weight_map: dict[str, str] = {}
     total = 0
@@ -110,8 +114,9 @@ def export(
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write(folder / "model.safetensors.index.json", index)
     _write(folder / "config.json", mixtral_config(config, dtype))
-    if config.vocabulary == BYTES:
-        _write(folder / "tokenizer.json", byte_tokenizer())
+    if tokenizer or config.vocabulary == BYTES:
+        content = tokenizer or json.dumps(byte_tokenizer(), indent=2, ensure_ascii=False).encode()
+        (folder / "tokenizer.json").write_bytes(content)
         _write(
             folder / "tokenizer_config.json",
             {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.sequence_length},

@@ -18,7 +18,9 @@ from worker.checkpointing.parts import PartTensors, dtype_of
 from worker.checkpointing.reader import CheckpointReader
 from worker.checkpointing.sealing import list_sealed
 from worker.checkpointing.storage import FileStorage
-from worker.model.config import ModelConfig
+from worker.data.tokenizer import FILE as TOKENIZER_FILE
+from worker.data.tokenizer import ByteTokenizer, Tokenizer, kept, open_tokenizer
+from worker.model.config import BYTE_VALUES, ModelConfig
 from worker.model.fields import FieldError
 from worker.model.parts import bind
 from worker.model.transformer import Transformer
@@ -79,6 +81,28 @@ def find(given: str) -> Place:
     raise OfflineError(
         f"CHECKPOINT is {given!r}: no sealed checkpoint is in it; take one with: understudy checkpoint now"
     )
+
+
+def tokenizer_for(place: Place, config: ModelConfig, given: str | None) -> Tokenizer:
+    """The one that is named, or lies beside the checkpoint; bytes for a model of bytes.
+
+    Raises OfflineError, TokenizerError.
+    """
+    if given is not None:
+        return open_tokenizer(given)
+    found = kept(place.folder.resolve().parent)
+    if found is None and config.vocabulary > BYTE_VALUES:
+        raise OfflineError(
+            f"the model has {config.vocabulary} tokens, and no tokenizer.json lies beside {place.folder.name}; "
+            "name it: --tokenizer FILE, or --tokenizer bytes for a model of bytes"
+        )
+    return found or ByteTokenizer()
+
+
+def tokenizer_beside(place: Place) -> bytes:
+    """The tokenizer.json of the job's checkpoints; nothing where tokens are bytes."""
+    file = place.folder.resolve().parent / TOKENIZER_FILE
+    return file.read_bytes() if file.is_file() else b""
 
 
 def load(place: Place, device: torch.device) -> Loaded:

@@ -23,6 +23,7 @@ from worker.agent.messages import (
     StepCommitted,
     StepRedone,
     TrainingEnded,
+    Validated,
 )
 from worker.checkpointing.errors import CheckpointDamaged, CheckpointMismatch
 from worker.parallel.groups import CommunicationError, GenerationEnded
@@ -53,6 +54,10 @@ class Seating(Protocol):
 
     def leave(self) -> None:
         """Abandon the groups of the generation that ended."""
+        ...
+
+    def validate(self) -> Validated | None:
+        """Measure the held-out windows, if that is due after the last committed step; raises what a step raises."""
         ...
 
     def step_begins(self, step: int) -> None:
@@ -140,6 +145,7 @@ class Loop:
     def _train(self, session: Session, assignment: Assignment) -> bool:
         """Steps until the job is done (True) or stopped (False)."""
         state = session.state
+        self._validate(assignment)  # what a failure may have cut short
         while state.version < self._steps:
             self._seating.step_begins(state.version + 1)
             record, tally, pending = self._step(session, state.version + 1)
@@ -147,6 +153,7 @@ class Loop:
             self._seating.after_commit(record.step, session.last_clip)
             if not self._boundary(session, assignment, tally, pending):
                 return False
+            self._validate(assignment)
         session.check.compare_at_boundary(session.group, state)
         return True
 
@@ -195,6 +202,11 @@ class Loop:
             raise GenerationEnded("a planned generation takes over at this boundary")
         self._check_pair()
         return True
+
+    def _validate(self, assignment: Assignment) -> None:
+        found = self._seating.validate()
+        if found is not None and assignment.rank < _REPORTERS:
+            self._report(found)
 
     def _check_pair(self) -> None:
         """Take part in a pair check that is wanted: the other members wait at the next step's first collective."""

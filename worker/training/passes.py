@@ -4,7 +4,7 @@ Gradients of weights accumulate in the state's buffers; those of activations go 
 takes place is the schedule's affair (`parallel/schedule.py`), and carrying messages the pipeline's
 (`parallel/pipeline.py`): without one there is a single stage of a single chunk, and nothing to carry.
 
-Shapes: B sequences; S positions; D width; C = S + 1 bytes of a window. Next: `step.py`.
+Shapes: B sequences; S positions; D width; C = S + 1 tokens of a window. Next: `step.py`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.data.windows import Windows
 from worker.model.objective import ChunkPass, Scale, chunk_pass
 from worker.model.router import ForwardContext
 from worker.model.stages import Stages
 from worker.model.transformer import Transformer
 from worker.parallel.pulse import Pulse
 from worker.parallel.schedule import Turn
-from worker.training.data import BatchConfig, Windows
+from worker.training.batch import BatchConfig
 
 
 @dataclass(slots=True)
@@ -33,6 +34,10 @@ class Sums:
     """Of all stages' experts; this member adds to those of its stage."""
     samples: list[int]
     """Where the loss was computed: in the last stage."""
+    step_tokens: int
+    """That the whole step predicts: what its loss is divided by."""
+    tokens: int = 0
+    """That this member predicted."""
     finite: bool = True
     """Of loss and gradients as this member computed them."""
 
@@ -71,6 +76,7 @@ class StepPasses:
             loss=torch.zeros((), dtype=torch.float64, device=work.device),
             expert_load=torch.zeros(experts, dtype=torch.int64, device=work.device),
             samples=[],
+            step_tokens=work.scale.step_tokens,
         )
 
     def room(self) -> Tensor:
@@ -83,16 +89,18 @@ class StepPasses:
         chunk = work.stages.chunk(work.stage, turn.chunk)
         work.pulse.enter("forward")
         ids = work.batch.microbatch_ids(work.step, microbatch) if microbatch is not None else range(0)
-        # Only the ends of the model look at the text.
-        window_BC = work.to_device(work.windows.batch(ids if chunk.first or chunk.last else range(0)))
+        # Only the ends of the model look at the text, and every chunk at where documents end, if that is to be seen.
+        looked_at = ids if chunk.first or chunk.last or work.windows.apart else range(0)
+        batch = work.windows.batch(looked_at).to(work.to_device)
         if not chunk.first:
             x = (self.room()[:0] if x is None else x).requires_grad_()
-        context = ForwardContext(step=work.step, microbatch=microbatch or 0)
-        out = chunk_pass(work.model, chunk, x, window_BC, context, work.scale)
+        context = ForwardContext(step=work.step, microbatch=microbatch or 0, document_BC=batch.document_BC)
+        out = chunk_pass(work.model, chunk, x, batch.window_BC, context, work.scale)
         self._held[turn.chunk, turn.round] = x, out
         sums.expert_load[self._first_expert :][: out.count_LE.shape[1]] += out.count_LE.sum(0)
         if out.cross_entropy_sum is not None:
             sums.loss += out.cross_entropy_sum
+            sums.tokens += work.windows.targets(ids)
             sums.samples.extend(sample - self._first_sample for sample in ids)
         return None if out.y_BSD is None else out.y_BSD.detach()
 

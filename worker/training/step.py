@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worker.agent.messages import StepCommitted
+from worker.data.windows import Windows
 from worker.model.objective import Scale
 from worker.model.transformer import Transformer
 from worker.parallel import pipeline
@@ -21,7 +22,7 @@ from worker.parallel.groups import Group
 from worker.parallel.pipeline import Line
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, reduce_dense
-from worker.training.data import BatchConfig, Windows
+from worker.training.batch import BatchConfig
 from worker.training.integrity import ReplicaCheck
 from worker.training.optimizer import AdamW, clip_coefficient
 from worker.training.passes import StepPasses, Sums, Work
@@ -49,10 +50,6 @@ class StepShape:
     batch: BatchConfig
     sequence_length: int
     clip_norm: float
-
-    @property
-    def tokens(self) -> int:
-        return self.batch.samples_per_step * self.sequence_length
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,7 +104,10 @@ def compute(session: Session, step: int) -> Sums:
         model=session.model,
         windows=session.windows,
         batch=shape.batch,
-        scale=Scale(step_tokens=shape.tokens, step_microbatches=shape.batch.microbatches),
+        scale=Scale(
+            step_tokens=session.windows.targets(shape.batch.step_ids(step)),
+            step_microbatches=shape.batch.microbatches,
+        ),
         sequence_length=shape.sequence_length,
         pulse=pulse,
         device=group.device,
@@ -170,7 +170,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
     primary = [0.0] * session.layout.experts
     for expert, square in zip(mine, squares, strict=True):
         primary[expert] = square
-    loss = float(sums.loss) / session.shape.tokens
+    loss = float(sums.loss) / sums.step_tokens
     finite = all(map(math.isfinite, (loss, dense_norm, *squares)))
     return Vote(
         expert_norms_squared=primary if finite else [0.0] * len(primary),
@@ -178,7 +178,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
         expert_load=sums.expert_load.tolist(),
         samples=sums.samples,
         loss=loss if finite else 0.0,
-        tokens=len(sums.samples) * session.shape.sequence_length,
+        tokens=sums.tokens,
         rank=rank,
         own_finite=sums.finite,
         sums_finite=finite,

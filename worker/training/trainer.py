@@ -7,6 +7,7 @@ Next: `worker/app.py`, which calls `run`.
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import threading
 import time
@@ -17,10 +18,23 @@ from typing import Any
 import torch
 
 from worker.agent.channel import ChannelClosed, TrainerChannel
-from worker.agent.messages import Assignment, Beat, CheckPair, Configure, PairChecked, Ready, TrainerRefused
+from worker.agent.messages import (
+    Assignment,
+    Beat,
+    CheckPair,
+    Configure,
+    PairChecked,
+    Ready,
+    TrainerRefused,
+    Validated,
+)
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.errors import CheckpointError
 from worker.checkpointing.peer import PeerServer, ServerLimits
+from worker.data.config import DataConfig, ValidationConfig
+from worker.data.errors import DataError
+from worker.data.tokenizer import keep
+from worker.data.windows import Dataset, open_dataset
 from worker.hostmemory.client import Caller
 from worker.hostmemory.server import Secret
 from worker.model.compute import ComputeConfig
@@ -41,7 +55,7 @@ from worker.parallel.schedule import Kind, plan
 from worker.settings import TrainerSettings
 from worker.training.acquire import Acquisitions
 from worker.training.base_checkpoint import Base
-from worker.training.data import BatchConfig, DataError, Windows, open_text
+from worker.training.batch import BatchConfig
 from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
 from worker.training.integrity import ReplicaCheck
@@ -57,7 +71,10 @@ from worker.training.snapshots import Snapshots
 from worker.training.state import TrainingState
 from worker.training.step import Session, StepShape, clip_factor, record_of
 from worker.training.tally import TallyLayout
+from worker.training.validation import Measuring, Validation
 from worker.training.warm import warm_up
+
+log = logging.getLogger(__name__)
 
 _BEAT_SECONDS = 0.1
 _CATCH_UP_SECONDS = 10.0
@@ -82,6 +99,8 @@ class JobView:
     layout: TallyLayout
     stages: Stages
     schedule: Kind
+    data: DataConfig
+    validation: ValidationConfig
     trainable: tuple[int, ...]
     """The only experts that are trained; none stands for the whole model."""
 
@@ -106,6 +125,18 @@ class JobView:
             stages=stages,
             schedule=Kind(pipeline["schedule"]),
             trainable=tuple(config["trainable"]["experts"]),
+            data=DataConfig.from_mapping(config["data"]),
+            validation=ValidationConfig.from_mapping(config.get("validation")),
+        )
+
+    def open_data(self) -> Dataset:
+        """What the job reads. Raises DataError."""
+        return open_dataset(
+            self.data,
+            self.validation,
+            sequence_length=self.model.sequence_length,
+            vocabulary=self.model.vocabulary,
+            seed=self.seed,
         )
 
     def base(self, layout: str) -> Base | None:
@@ -213,11 +244,7 @@ class Body:
         self._device = _device(trainer, str(self.job.config["cluster"]["device"]))
         self._bind_host = bind_host
         config = self.job.config
-        path = str(config["data"]["path"])
-        text = open_text(path)
-        self._windows = Windows(
-            text, path=path, sequence_length=self.job.shape.sequence_length, seed=self.job.seed
-        )
+        self._data = self.job.open_data()
         self._model = self._model_of(0)
         self._state = TrainingState(
             self.job.model, self.job.seed, self._device, self.job.trainable, self.job.stages
@@ -247,13 +274,14 @@ class Body:
         identity = Identity(
             job=config["name"],
             config=config,
-            data_fingerprint=text.fingerprint(),
+            data_fingerprint=self._data.fingerprint,
             layout=self._state.layout_id,
             precision=str(self._state.dense_P.dtype).removeprefix("torch."),
             base=self.job.base(self._state.layout_id),
         )
         self._memory_file = settings.workdir / FOLDER / f"{trainer.replace('/', '.')}.json"
         checkpoints = settings.workdir / "checkpoints"
+        keep(checkpoints, self._data.vocabulary)
         victim = Victim(state=self._state, checkpoints=checkpoints)
         self._faults = Faults(config["faults"], trainer, settings.workdir / "faults", victim)
         self.saves = Saves(checkpoints, identity, self._state, channel.send, self._faults.shard_begins)
@@ -264,6 +292,13 @@ class Body:
             report=channel.send,
             caller=Caller(name=trainer, secret=Secret(job=config["name"], token=token)),
         )
+        self._validation = Validation(
+            self.job.validation,
+            self._data.held_out,
+            batch=self.job.shape.batch.microbatch_size,
+            steps=self.job.steps,
+        )
+        self._ranks: tuple[tuple[int, ...], ...] = ()
         self._group: Group | None = None
         self._begun = ABSENT
         frame.pulse.on_enter = self._faults.strike
@@ -340,6 +375,7 @@ class Body:
             return
         self._donations.end_all("the state is set back to a checkpoint")
         self.acquisitions.clear()
+        self._validation.forget()
         self._begun = ABSENT
         experts, stage = held_experts(assignment), stage_of_rank(assignment)[assignment.rank]
         self._pulse.enter("restoring")
@@ -366,6 +402,7 @@ class Body:
             for expert, ranks in zip(numbers.experts_of(mesh.stage), mesh.placement, strict=True)
         ]
         self._peers.enter_generation(assignment.number, held)
+        self._ranks = mesh.ranks
         deals = [[assignment.deal[rank] for rank in seats] for seats in mesh.ranks]
         schedule = plan(deals, kind=self.job.schedule, chunks=self.job.stages.chunks)
         return Session(
@@ -377,7 +414,7 @@ class Body:
             ),
             model=self._model,
             state=self._state,
-            windows=self._windows,
+            windows=self._data.windows,
             optimizer=self._optimizer,
             pulse=self._pulse,
             shape=self.job.shape,
@@ -394,6 +431,18 @@ class Body:
         self._pulse.step = step
         self._channel.send(record_of(self.job.shape, generation, step, tally, self._state.ready_seconds))
         self.after_commit(step, clip)
+
+    def validate(self) -> Validated | None:
+        """See `loop.Seating`."""
+        assert self._group is not None, "members measure in a generation"
+        measuring = Measuring(
+            group=self._group,
+            model=self._model,
+            stages=self.job.stages,
+            ranks=self._ranks,
+            pulse=self._pulse,
+        )
+        return self._validation.measure(measuring, self._state.version)
 
     def step_begins(self, step: int) -> None:
         """See `loop.Seating`."""

@@ -9,6 +9,7 @@ import pytest
 from orchestrator.core.spec import Precision
 from orchestrator.jobfile import JobFileError, load_job_file
 from tests.permissions import somebody_else
+from tests.unit.worker.data.corpora import write_tokens
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -30,6 +31,8 @@ def fields_of(path: Path, *overrides: str) -> list[str]:
 def test_every_example_is_a_sound_job() -> None:
     """What we ship runs."""
     for path in sorted((REPOSITORY / "examples").glob("*.yaml")):
+        if "\nkind:" in path.read_text(encoding="utf-8"):
+            continue  # an object of Kubernetes, which holds a job
         assert load_job_file(str(path)).name
 
 
@@ -156,6 +159,35 @@ def test_relative_data_path_is_found_beside_the_job_file(
     assert load_job_file("jobs/job.yaml").data.path == str(tmp_path / "jobs" / "text.txt")
     (tmp_path / "text.txt").write_text("y" * 1000, encoding="utf-8")
     assert load_job_file("jobs/job.yaml").data.path == str(tmp_path / "text.txt")
+
+
+def test_every_path_of_data_is_settled_and_must_exist(tmp_path: Path) -> None:
+    """Sources and validation as well as `data.path`."""
+    (tmp_path / "text.txt").write_text("x" * 200, encoding="utf-8")
+    job = tmp_path / "job.yaml"
+    sources = "[{name: a, path: text.txt}, {name: b, path: stdlib}]"
+    job.write_text(
+        f"name: a\ndata: {{sources: {sources}}}\nvalidation: {{path: text.txt}}\n", encoding="utf-8"
+    )
+    spec = load_job_file(str(job))
+    assert [each.path for each in spec.data.sources] == [str(tmp_path / "text.txt"), "stdlib"]
+    assert spec.validation.path == str(tmp_path / "text.txt")
+    nothing = str(tmp_path / "nothing")
+    changes = (f"data.sources.1.path={nothing}", f"validation.path={nothing}")
+    assert fields_of(job, *changes) == ["validation.path", "data.sources.1.path"]
+
+
+def test_the_vocabulary_is_that_of_the_token_file(job_file: Path, tmp_path: Path) -> None:
+    """Left out it is taken from the file; too small a one is refused with what is needed."""
+    write_tokens(tmp_path / "train.tokens", [[1, 2, 3]], vocabulary=50257)
+    assert load_job_file(str(job_file)).model.vocabulary == 256
+    spec = load_job_file(str(job_file), [f"data.path={tmp_path}"])
+    assert spec.model.vocabulary == 50257
+    changes = (f"data.path={tmp_path}", "model.vocabulary=50000")
+    assert fields_of(job_file, *changes) == ["model.vocabulary"]
+    with pytest.raises(JobFileError, match="tokenizer made up has 50257 tokens: set it to 50257 or more"):
+        load_job_file(str(job_file), changes)
+    assert load_job_file(str(job_file), [changes[0], "model.vocabulary=50304"]).model.vocabulary == 50304
 
 
 def test_file_that_is_no_job_says_what_is_wrong(tmp_path: Path) -> None:

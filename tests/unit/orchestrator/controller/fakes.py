@@ -11,8 +11,15 @@ from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.ports import StoreError
 from orchestrator.core import actions
 from orchestrator.core.actions import Action
-from orchestrator.core.events import Event, HeartbeatReceived, NodeDisconnected, StepCommitted, StepRecord
+from orchestrator.core.events import (
+    Event,
+    HeartbeatReceived,
+    NodeDisconnected,
+    StepCommitted,
+    StepRecord,
+)
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Step, TrainerId
+from orchestrator.core.measurements import ValidationRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
 
@@ -101,6 +108,9 @@ class World:
         self._do("append", record.step)
         self.end = max(self.end, record.step)
         return self.end
+
+    def measured(self, record: ValidationRecord) -> None:
+        self._do("measured", record.step)
 
     def roll_back(self, step: Step, generation: GenerationNumber) -> None:
         self._do("roll back to", f"{step} for generation {generation}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,19 @@ from orchestrator.core.spec import (
     OptimizerSpec,
     PipelineSpec,
     Schedule,
+    SourceSpec,
     TimeoutSpec,
+    ValidationSpec,
 )
 from orchestrator.core.spec_rules import node_ids, problems
 
 SOUND = JobSpec(name="job", data=DataSpec(path="stdlib"))
+
+
+def sources(**second: Any) -> DataSpec:
+    """Two sources, of which the second is changed."""
+    first = SourceSpec(path="a", name="first")
+    return DataSpec(sources=(first, replace(SourceSpec(path="b", name="second"), **second)))
 
 
 def fields_of(spec: JobSpec) -> list[str]:
@@ -40,6 +49,14 @@ def test_default_job_is_sound() -> None:
         (replace(SOUND, name=""), "name"),
         (replace(SOUND, name="../x"), "name"),
         (replace(SOUND, data=DataSpec(path=" ")), "data.path"),
+        (replace(SOUND, data=DataSpec(path="a", sources=(SourceSpec(path="b", name="b"),))), "data.path"),
+        (replace(SOUND, data=sources(path="")), "data.sources.1.path"),
+        (replace(SOUND, data=sources(name="first")), "data.sources.1.name"),
+        (replace(SOUND, data=sources(weight=0.0)), "data.sources.1.weight"),
+        (replace(SOUND, data=sources(weight=float("inf"))), "data.sources.1.weight"),
+        (replace(SOUND, validation=ValidationSpec(share=1.0)), "validation.share"),
+        (replace(SOUND, validation=ValidationSpec(share=0.1, path="a")), "validation.share"),
+        (replace(SOUND, validation=ValidationSpec(interval_steps=0)), "validation.interval_steps"),
         (replace(SOUND, steps=0), "steps"),
         (replace(SOUND, seed=-1), "seed"),
         (replace(SOUND, cluster=ClusterSpec(nodes=2, replicas=3)), "cluster.replicas"),

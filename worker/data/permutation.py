@@ -2,7 +2,7 @@
 
 A Feistel network on the smallest even number of bits that holds n (a bijection by construction, whatever the round
 function), walked along its cycle until it lands below n (Black and Rogaway, "Ciphers with arbitrary finite domains").
-Pure arithmetic on ints; not for secrets. What must not live here: samples, epochs, files (`data.py`).
+Pure arithmetic on ints; not for secrets. What must not live here: samples, epochs, files (`windows.py`).
 """
 
 from __future__ import annotations

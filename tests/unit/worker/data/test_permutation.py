@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.training.permutation import WORD, mixed, permuted
+from worker.data.permutation import WORD, mixed, permuted
 
 
 @given(st.integers(1, 600), st.integers(0, WORD))

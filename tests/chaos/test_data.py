@@ -1,0 +1,82 @@
+"""A mixture of token files, documents kept apart, a share held out: disturbed, and beside a plain loop in one process.
+
+The oracle has no groups, no votes and one copy of everything: `benchmarks/plain_loop.py` with all experts in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.plain_loop import PlainJob, PlainModel
+from chaos.job import TINY, TOLERANCE
+from orchestrator.core.spec_mapping import to_mapping
+from orchestrator.jobfile import load_job_file
+from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
+from tests.unit.worker.data.corpora import SAYINGS, tokenizer_json
+from worker.data.tokenfile import TokenFileWriter
+from worker.data.tokenizer import FileTokenizer
+from worker.parallel.dispatch import LocalDispatcher
+
+STEPS = 30
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def write(path: Path, count: int, stride: int) -> Path:
+    """Token files of short documents: most windows hold several."""
+    tokenizer = FileTokenizer(tokenizer_json(), name="small")
+    writer = TokenFileWriter(
+        path, vocabulary=tokenizer.vocabulary.size, tokenizer_name="small", tokenizer=tokenizer_json()
+    )
+    for number in range(count):
+        text = f"{number}: {SAYINGS[number * stride % 3][number % 11 :]}".encode()
+        writer.add(tokenizer.encode([text])[0], text_bytes=len(text))
+    writer.finish()
+    return path
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    sources = [
+        {"name": "one", "path": str(write(tmp_path / "one.tokens", 300, 1)), "weight": 3},
+        {"name": "two", "path": str(write(tmp_path / "two.tokens", 90, 2)), "weight": 1},
+    ]
+    return {
+        **TINY,
+        "steps": STEPS,
+        "data": {"documents": "apart", "sources": sources},
+        "validation": {"share": 0.1},
+    }
+
+
+def plain_ledger(job_file: Path) -> list[dict[str, Any]]:
+    """Loss and tokens of each step, computed in this process."""
+    plain = PlainJob.of(to_mapping(load_job_file(str(job_file))))
+    model = PlainModel(plain, LocalDispatcher(plain.model.experts))
+    windows = plain.windows()
+    found = []
+    for step in range(1, STEPS + 1):
+        model.zero()
+        for microbatch in range(plain.batch.microbatches):
+            model.compute(step, microbatch, windows)
+        tokens = windows.targets(plain.batch.step_ids(step))
+        found.append({"step": step, "loss": float(model.loss) / tokens, "tokens": tokens})
+        model.update(step, (model.dense_norm_squared() + model.experts_norm_squared()) ** 0.5)
+    return found
+
+
+def test_a_disturbed_mixture_is_the_plain_loop_s(job: dict[str, Any], tmp_path: Path) -> None:
+    """A node dies in the reduction of a step; epochs of the small source end in the run."""
+    with Run(tmp_path / "run", fault(12, "node-2", "reduce"), job=job) as run:
+        summary = run.finish()
+        ledger = run.ledger()
+    assert [each["node"] for each in summary["incidents"]] == ["node-2"]
+    assert_every_sample_once(ledger, STEPS)
+    expected = plain_ledger(tmp_path / "run.yaml")
+    assert [line["tokens"] for line in ledger] == [line["tokens"] for line in expected]
+    assert min(line["tokens"] for line in ledger) < 256, "there are borders in the windows"
+    assert largest_difference(ledger, expected) <= TOLERANCE
+    assert (tmp_path / "run" / "checkpoints" / "tokenizer.json").read_bytes() == tokenizer_json()
