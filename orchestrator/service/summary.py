@@ -33,7 +33,6 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
             "job": job.spec.name if job else None,
             "steps_committed": totals.last_step,
             "final_loss": _finite(totals.last_loss),
-            "validation": ledger.validations[-1] if ledger.validations else None,
             "samples_expected": totals.samples_expected,
             "samples_counted": totals.samples_counted,
             "samples_duplicated": totals.samples_duplicated,
@@ -42,6 +41,7 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
             "generations": generation.number if generation else 0,
             "incidents": [_incident(each) for each in incidents],
             "checkpoints": [_checkpoint(each) for each in sorted(sealed, key=lambda each: each.step)],
+            "validation": ledger.validations[-1] if ledger.validations else None,
         },
         allow_nan=False,
     )
