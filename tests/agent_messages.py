@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from orchestrator.core.events import Event, NodeRegistered, StepCommitted, TrainerBecameReady
+from orchestrator.core.events import Event, NodeRegistered, StepCommitted, TrainerBecameReady, Validated
 from protos import worker_pb2 as pb
 
 _OF_THE_STREAM = {"at", "cause_id", "incarnation"}
@@ -43,7 +43,7 @@ def message_of(event: Event) -> pb.AgentMessage:
     elif kind in _ABOUT_A_TRAINER:
         _fill(body.source, event, without=set(), only={"trainer", "start", "age_seconds"})
         _fill(body, event, without={*_OF_THE_STREAM, "trainer", "start", "age_seconds", "record", "status"})
-        if isinstance(event, StepCommitted):
+        if isinstance(event, StepCommitted | Validated):
             _fill(body, event.record, without=set())
         if isinstance(event, TrainerBecameReady):
             _fill(body.status, event.status, without=set())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.core import actions, events
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
+from orchestrator.core.measurements import ValidationRecord
 from orchestrator.core.state import Generation, GenerationKind, Member
 from orchestrator.service import checked, wire
 from protos import worker_pb2 as pb
@@ -59,6 +60,17 @@ records = st.builds(
     sample_ids=st.lists(steps, max_size=5).map(tuple),
     expert_load=st.lists(steps, max_size=5).map(tuple),
 )
+validations = st.builds(
+    ValidationRecord,
+    step=steps,
+    generation=steps,
+    loss=st.floats(allow_nan=False),
+    bits_per_byte=st.floats(allow_nan=False),
+    tokens=steps,
+    windows=steps,
+    time=seconds,
+    seconds=seconds,
+)
 findings = st.builds(events.ReplicaFinding, part=names, rank=counts, checksum=names, changed=st.booleans())
 stream = {"at": st.just(AT), "cause_id": st.just(CAUSE), "incarnation": st.just("i-1")}
 source = {**stream, "trainer": st.just(TRAINER), "start": counts, "age_seconds": seconds}
@@ -96,6 +108,7 @@ REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = 
         "copied_parts": counts,
     },
     events.StepCommitted: {**source, "record": records},
+    events.Validated: {**source, "record": validations},
     events.PartsAcquired: {**source, "acquisition": names, "version": steps},
     events.AcquisitionFailed: {**source, "acquisition": names, "reason": words},
     events.ShardWritten: {
