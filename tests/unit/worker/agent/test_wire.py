@@ -42,6 +42,9 @@ REPORTS: tuple[said.PassedOn, ...] = (
     failed(3),
     joined(3),
     committed(9, generation=3),
+    messages.Validated(
+        step=8, generation=2, loss=2.5, bits_per_byte=3.6, tokens=176, windows=11, time=9.0, seconds=0.5
+    ),
     messages.PartsAcquired(acquisition="a-1", version=9),
     messages.AcquisitionFailed(acquisition="a-1", reason="no route"),
     messages.ShardWritten(
@@ -79,7 +82,7 @@ def test_a_report_reaches_the_core_as_it_was_made(report: said.PassedOn) -> None
     event = controller_wire.event(pb.AgentMessage.FromString(message.SerializeToString()), ENVELOPE)
     assert type(event).__name__ == type(report).__name__
     assert (getattr(event, "trainer", ""), getattr(event, "start", 0)) == (FIRST, 2)
-    body = event.record if isinstance(event, events.StepCommitted) else event
+    body = event.record if isinstance(event, events.StepCommitted | events.Validated) else event
     for field in dataclasses.fields(report):
         value = getattr(body, field.name)
         assert (value.value if isinstance(value, Enum) else value) == getattr(report, field.name)
