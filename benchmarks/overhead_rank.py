@@ -198,7 +198,13 @@ def main() -> None:
 def _full_body(channel: TrainerChannel, rank: int, workdir: Path) -> tuple[Body, Orders, dict[str, Any]]:
     configured: queue.Queue[Configure] = queue.Queue()
     watch, pulse = Watch(), Pulse()
-    handlers = Handlers(configure=configured.put, acquire=_unexpected, seal=_unexpected, delete=_unexpected)
+    handlers = Handlers(
+        configure=configured.put,
+        acquire=_unexpected,
+        seal=_unexpected,
+        delete=_unexpected,
+        foresee=_unexpected,
+    )
     orders = Orders(watch, handlers)
     channel.listen(orders.receive, orders.close)
     order = configured.get(timeout=CONFIGURE_SECONDS)

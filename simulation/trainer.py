@@ -97,6 +97,7 @@ class Trainer(Process):
             acquire=self._copies.begin,
             seal=self._saves.seal,
             delete=self._saves.delete,
+            foresee=lambda order: None,
         )
         self._orders = Orders(self._watch, handlers)
         self._begun = ABSENT

@@ -37,6 +37,8 @@ class Handlers:
     acquire: Callable[[AcquireParts], None]
     seal: Callable[[SealCheckpoint], None]
     delete: Callable[[DeleteCheckpoint], None]
+    foresee: Callable[[TakeSnapshot], None]
+    """A snapshot is wanted at the next boundary: its memory can be made ready."""
 
 
 class Orders:
@@ -65,6 +67,7 @@ class Orders:
             case TakeCheckpoint():
                 self._keep(checkpoint=order)
             case TakeSnapshot():
+                self._handlers.foresee(order)
                 self._keep(snapshot=order)
             case StopTraining():
                 self._keep(stop=order)

@@ -169,6 +169,7 @@ def run(channel: TrainerChannel, settings: TrainerSettings) -> int:
         acquire=lambda order: late["acquisitions"].begin(order),
         seal=lambda order: late["saves"].enqueue(order),
         delete=lambda order: late["saves"].enqueue(order),
+        foresee=lambda order: late["snapshots"].foresee(order),
     )
     orders = Orders(watch, handlers)
 
@@ -198,6 +199,7 @@ def _live(frame: Frame, order: Configure, orders: Orders, late: dict[str, Any]) 
         orders.wait_for_seat(_NEVER)
         return 2
     late["acquisitions"], late["saves"] = body.acquisitions, body.saves
+    late["snapshots"] = body.snapshots
     body.warm_up()
     frame.pulse.phase = "ready"
     frame.channel.send(body.ready())
@@ -396,6 +398,7 @@ class Body:
         if self._model.share != self.job.stages.share(mesh.stage):
             self._model = self._model_of(mesh.stage)
         state.attach(self._model, dispatcher)
+        self.snapshots.enter(assignment)
         held = [numbers.name(part) for part in range(state.parts) if state.holds(part)]
         trained = [
             () if state.frozen(numbers.expert(expert)) else ranks

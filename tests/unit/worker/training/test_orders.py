@@ -6,7 +6,15 @@ import threading
 
 import pytest
 
-from worker.agent.messages import Assignment, CheckPair, Configure, StopTraining, TakeCheckpoint, TakeSeat
+from worker.agent.messages import (
+    Assignment,
+    CheckPair,
+    Configure,
+    StopTraining,
+    TakeCheckpoint,
+    TakeSeat,
+    TakeSnapshot,
+)
 from worker.parallel.groups import GenerationEnded, Watch
 from worker.training.orders import Handlers, Orders
 from worker.training.tally import Pending
@@ -41,12 +49,24 @@ def configured() -> list[Configure]:
 
 
 @pytest.fixture
-def orders(watch: Watch, configured: list[Configure]) -> Orders:
+def foreseen() -> list[TakeSnapshot]:
+    return []
+
+
+@pytest.fixture
+def orders(watch: Watch, configured: list[Configure], foreseen: list[TakeSnapshot]) -> Orders:
     def unwanted(order: object) -> None:
         raise AssertionError(f"{order} belongs to no test here")
 
     return Orders(
-        watch, Handlers(configure=configured.append, acquire=unwanted, seal=unwanted, delete=unwanted)
+        watch,
+        Handlers(
+            configure=configured.append,
+            acquire=unwanted,
+            seal=unwanted,
+            delete=unwanted,
+            foresee=foreseen.append,
+        ),
     )
 
 
@@ -145,3 +165,15 @@ def test_the_end_of_the_agent_ends_the_wait(orders: Orders) -> None:
     orders.close()
     waiting.join(10)
     assert not waiting.is_alive()
+
+
+def test_a_snapshot_is_foreseen_when_it_is_ordered_and_taken_once(
+    orders: Orders, foreseen: list[TakeSnapshot]
+) -> None:
+    """Its memory is made ready before the boundary at which all members have the order."""
+    order = TakeSnapshot(request="snap-1", generation=1, slot=0)
+    orders.receive(order)
+    assert foreseen == [order]
+    assert orders.pending() == {Pending.SNAPSHOT: "snap-1"}
+    assert orders.take_snapshot() == order
+    assert orders.take_snapshot() is None and not orders.pending()

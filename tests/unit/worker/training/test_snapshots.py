@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ from worker.hostmemory.client import Caller
 from worker.hostmemory.identity import ShardId, ShardRecord, SnapshotId
 from worker.hostmemory.room import Room
 from worker.hostmemory.server import MemoryServer, Secret
-from worker.hostmemory.slots import make_slot, read_at, write_at
+from worker.hostmemory.slots import MappedSlot, make_slot, read_at, write_at
 from worker.hostmemory.stock import Stock
 from worker.model.config import ModelConfig, Precision
 from worker.training.saved_state import Identity
@@ -246,6 +247,29 @@ def test_without_room_there_is_none_and_training_goes_on(
     monkeypatch.setattr(host_slots, "room_now", lambda: Room(available_bytes=1000, total_bytes=10_000))
     nodes[0].take()
     assert "no room for" in refusal(nodes[0])
+
+
+def test_memory_is_made_ready_when_the_order_comes(nodes: list[Node]) -> None:
+    """By another thread, and as much as the copy takes."""
+    node = nodes[0]
+    node.snapshots.foresee(TakeSnapshot(request="snap-0", generation=2, slot=1))
+    assert os.fstat(node.slots[1]).st_size == 0, "nothing is known of the generation yet"
+    node.snapshots.enter(assignment(0))
+    node.snapshots.foresee(TakeSnapshot(request="snap-1", generation=3, slot=1))
+    wait_until(lambda: os.fstat(node.slots[1]).st_size > 0, within_seconds=20, what="memory")
+    ready = os.fstat(node.slots[1]).st_size
+    node.take(slot=1)
+    assert node.taken().bytes == ready == os.fstat(node.slots[1]).st_size
+
+
+def test_training_does_not_wait_long_for_memory(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+    held_back = threading.Event()
+    monkeypatch.setattr(MappedSlot, "view", lambda slot, size: held_back.wait(20))
+    nodes[0].snapshots.enter(assignment(0))
+    nodes[0].snapshots.foresee(TakeSnapshot(request="snap-1", generation=3, slot=0))
+    nodes[0].take()
+    assert "still being made ready" in refusal(nodes[0])
+    held_back.set()
 
 
 def test_without_shared_memory_there_is_none(nodes: list[Node]) -> None:
