@@ -12,10 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column(
-        "generations",
-        sa.Column("restore_shards", sa.JSON(), nullable=False, server_default=sa.text("'[]'")),
-    )
+    op.add_column("generations", sa.Column("restore_shards", sa.JSON()))
 
 
 def downgrade() -> None:

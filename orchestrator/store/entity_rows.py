@@ -30,6 +30,9 @@ TABLES: Mapping[type[Entity], Table] = {
 DERIVED = {"jobs": {"name", "steps"}, "generations": {"world"}}
 """Columns that are not fields: repeated from JSON, for people."""
 
+EMPTY: Mapping[str, Mapping[str, Any]] = {"generations": {"restore_shards": []}}
+"""What an empty column means in a row that an older version has written."""
+
 
 def row_of(entity: Entity) -> dict[str, Any]:
     """The columns of an entity."""
@@ -49,6 +52,8 @@ def row_of(entity: Entity) -> dict[str, Any]:
 def entity_of(wanted: type[E], row: Mapping[Any, Any]) -> E:
     """The entity in a row. Raises CodecError when the row cannot be one."""
     derived = DERIVED.get(TABLES[wanted].name, set())
+    empty = EMPTY.get(TABLES[wanted].name, {})
+    row = {name: empty.get(name) if value is None else value for name, value in row.items()}
     return decode(wanted, {name: value for name, value in row.items() if name not in derived})
 
 

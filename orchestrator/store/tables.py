@@ -93,9 +93,10 @@ generations = Table(
     Column("members", JSON, nullable=False),
     Column("placement", JSON, nullable=False),
     Column("deal", JSON, nullable=False),
-    Column("restore_shards", JSON, nullable=False, server_default=text("'[]'")),
+    Column("restore_shards", JSON),
 )
-"""`began_at` is empty for a planned generation that no member has joined (yet)."""
+"""`began_at` is empty for a planned generation that no member has joined (yet); `restore_shards` in rows from before
+there were snapshots."""
 
 incidents = Table(
     "incidents",
