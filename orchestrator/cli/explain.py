@@ -127,10 +127,19 @@ def _moved(events: Sequence[Row], width: int | None) -> list[Text]:
     return [_heading("What was moved"), *(each for lines in paragraphs for each in lines)]
 
 
+def _exposure(incident: Row) -> tuple[str, str]:
+    """For how long another loss might have taken the last replica of something."""
+    if incident.get("window_seconds") is None:
+        return "every expert kept as many replicas as asked for", GOOD
+    exposed = plural(incident["experts_exposed"], "expert")
+    bad = incident["alarmed"] or incident["window_open"]
+    told = f"{exposed} stood on fewer replicas than asked for, for {seconds(incident['window_seconds'])}"
+    return f"{told}{' so far' if incident['window_open'] else ''}", BAD if bad else ""
+
+
 def _cost(incident: Row, width: int | None) -> list[Text]:
     phases = incident["phases"]
     stood = rows.training_after(incident)
-    whole = phases["redundancy_restored_seconds"]
     found: list[tuple[str, str]] = []
     if rows.went_on(incident):
         found.append(("nothing stood still: the others trained on while it was prepared", GOOD))
@@ -150,9 +159,6 @@ def _cost(incident: Row, width: int | None) -> list[Text]:
         found.append((f"{plural(redone, 'step')} in flight computed again", ""))
     elif not lost and stood is not None:
         found.append(("no step was computed twice", GOOD))
-    if whole is not None:
-        found.append((f"some experts lacked a replica for {seconds(whole)}", ""))
-    elif incident["state"] != "closed":
-        found.append(("some experts lack a replica until capacity comes back", WARN))
+    found.append(_exposure(incident))
     paragraphs = [paragraph(each, width, "  · ", style) for each, style in found]
     return [_heading("What it cost"), *(each for lines in paragraphs for each in lines)]

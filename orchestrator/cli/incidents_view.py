@@ -10,7 +10,7 @@ from rich.text import Text
 
 from orchestrator.cli import rows
 from orchestrator.cli.lines import cut, line, wrapped
-from orchestrator.cli.render import BAD, FAINT, GOOD, WARN, plural, seconds, style_of
+from orchestrator.cli.render import BAD, FAINT, GOOD, WARN, plural, seconds, style_of, window
 from protos import admin_pb2
 
 _MOST_REASONS = 3
@@ -47,6 +47,11 @@ def phases_pieces(incident: rows.Row) -> list[tuple[str, str]]:
         )
         if value is None:
             awaited = FAINT
+    if incident["window_open"]:
+        exposed = plural(incident["experts_exposed"], "expert")
+        found.append(
+            (f"{exposed} short of replicas for {window(incident)}", BAD if incident["alarmed"] else WARN)
+        )
     return found
 
 

@@ -22,7 +22,7 @@ from orchestrator.cli.errors import CliError, ExitCode
 from orchestrator.cli.explain import story
 from orchestrator.cli.incident_events import in_words
 from orchestrator.cli.options import Whom, controller_options, output_option
-from orchestrator.cli.render import Column, Output, clock, seconds, show, show_one, size
+from orchestrator.cli.render import Column, Output, clock, seconds, show, show_one, size, window
 from orchestrator.cli.rows import Row
 from protos import admin_pb2
 
@@ -179,7 +179,9 @@ def incidents(output: str, **options: Any) -> None:
     """Show what failed, how far each recovery has come, and how long its phases took.
 
     DETECT, DECIDE, REGROUP and COMMIT follow each other; TRAINING is their sum, from the first sign of the failure to
-    the next committed step. REDUNDANT counts from the first sign until every expert had its replicas again.
+    the next committed step. REDUNDANT counts from the first sign until every expert had its replicas again; WINDOW is
+    for how long experts stood on fewer replicas than asked for, `…` while they do, `!` where that was longer than
+    recovery.window_alarm_seconds.
 
     \b
     examples:
@@ -191,7 +193,8 @@ def incidents(output: str, **options: Any) -> None:
     fields of -o json (a list):
       id, kind, node, state (open, degraded, closed), cause, action, reasons, steps_lost, steps_redone, generation,
       first_sign_at, phases (detect_seconds, decide_seconds, regroup_seconds, first_commit_seconds,
-      redundancy_restored_seconds; null while it has not come)
+      redundancy_restored_seconds; null while it has not come), window_seconds (null where no replica was missing),
+      window_open, experts_exposed, alarmed
     """
     columns = (
         Column(header="INCIDENT", cell=lambda row: row["id"], keep=9),
@@ -209,6 +212,7 @@ def incidents(output: str, **options: Any) -> None:
         ),
         Column(header="TRAINING", cell=lambda row: seconds(rows.training_after(row)), right=True, keep=6),
         Column(header="REDUNDANT", cell=_phase("redundancy_restored"), right=True, keep=5),
+        Column(header="WINDOW", cell=window, right=True, keep=4),
         Column(header="LOST", cell=lambda row: row["steps_lost"], right=True, keep=5),
         Column(header="CAUSE", cell=lambda row: row["cause"], keep=4, elastic=True),
     )

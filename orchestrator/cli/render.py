@@ -65,6 +65,12 @@ def seconds(value: float | None) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
+def window(incident: Row) -> str:
+    """The vulnerability window in words: `3.24 s`, `34.0 s…` while it is open, with `!` where it was too long."""
+    marks = ("…" if incident.get("window_open") else "") + ("!" if incident.get("alarmed") else "")
+    return seconds(incident.get("window_seconds")) + marks
+
+
 def size(count: float) -> str:
     """Bytes with a unit: `512 B`, `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -109,7 +109,9 @@ def cadence(message: admin_pb2.Cadence) -> Row:
 
 
 def incident(message: admin_pb2.Incident) -> Row:
-    """id, kind, node, state, cause, action, reasons, phases, steps_lost, steps_redone, generation, first_sign_at."""
+    """id, kind, node, state, cause, action, reasons, phases, steps_lost, steps_redone, generation, first_sign_at,
+    window_seconds (None where no replica was missing), window_open, experts_exposed, alarmed.
+    """
     return {
         "id": message.id,
         "kind": message.kind,
@@ -123,6 +125,10 @@ def incident(message: admin_pb2.Incident) -> Row:
         "steps_redone": message.steps_redone,
         "generation": message.generation,
         "first_sign_at": message.first_sign_at,
+        "window_seconds": round(message.window_seconds, 3) if message.HasField("window_seconds") else None,
+        "window_open": message.window_open,
+        "experts_exposed": message.experts_exposed,
+        "alarmed": message.alarmed,
     }
 
 

@@ -285,6 +285,8 @@ class RecoverySpec:
     mass_failure_window_seconds: float = 10.0
     mass_failure_wait_seconds: float = 60.0
     """With the circuit broken: how long nodes may take to come back before training goes on with what is there."""
+    window_alarm_seconds: float = 120.0
+    """A warning is given when an expert stands on fewer replicas than asked for, for so long; 0 gives none."""
     pair_check_ratio: float = 1.5
     """In a pair check: who takes more than so many times as long as the known-good one is slow."""
     straggler_score: float = 0.7

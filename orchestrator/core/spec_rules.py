@@ -44,6 +44,7 @@ _AT_LEAST_ZERO = frozenset(
         "optimizer.beta1",
         "optimizer.beta2",
         "optimizer.weight_decay",
+        "recovery.window_alarm_seconds",
     }
 )
 """Numbers that may be 0; all others must be positive."""

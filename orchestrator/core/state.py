@@ -230,6 +230,13 @@ class Incident:
     steps_redone: int = 0
     rolled_back_by: GenerationNumber = NO_GENERATION
     """The last generation that went back to saved state on its account."""
+    exposed_at: float | None = None
+    """Since when experts stood on fewer replicas than asked for; None where none did."""
+    covered_at: float | None = None
+    """Until when; None while they still do."""
+    experts_exposed: int = 0
+    alarmed_at: float | None = None
+    """When that had lasted for longer than the job bears."""
 
     @property
     def closed(self) -> bool:
@@ -369,6 +376,9 @@ class Memory:
     step_began_at: float = 0.0
     """When the last committed step of this generation began, at the latest: all members were alive then."""
     blame: Blame | None = None
+    thin: tuple[int, ...] = ()
+    """Experts on fewer nodes than asked for, in generation `thin_in`."""
+    thin_in: GenerationNumber = NO_GENERATION
     repair: Repair | None = None
     repair_awaits: str = ""
     """What repair was last said to wait for in this generation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from orchestrator.core import (
     checkpoints,
     endings,
+    exposure,
     incidents,
     jobs,
     pairs,
@@ -37,6 +38,7 @@ def advance(decision: Decision) -> None:
     if not generation.members:
         recovery.end_waiting(decision)
         return
+    exposure.look(decision)
     endings.advance(decision)
     if decision.works() and decision.job.state is not JobState.STOPPING and not decision.state.memory.ended:
         checkpoints.advance(decision)

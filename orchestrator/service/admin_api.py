@@ -122,7 +122,8 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         self, request: pb.ListIncidentsRequest, context: Context
     ) -> pb.ListIncidentsReply:
         del request
-        return pb.ListIncidentsReply(incidents=views.incidents(await self._snapshot(context)))
+        snapshot, at = await self._snapshot(context), self._sources.clock.now()
+        return pb.ListIncidentsReply(incidents=views.incidents(snapshot, at))
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsReply:  # noqa: N802
         if request.after_sequence < 0 or request.limit < 0:
@@ -176,7 +177,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
             await _refuse(context, grpc.StatusCode.NOT_FOUND, unknown)
         incident = IncidentId(request.incident)
         found = await self._read(context, lambda: self._sources.queries.events_of(incident))
-        shown = views.incident_view(snapshot.incidents[incident])
+        shown = views.incident_view(snapshot.incidents[incident], self._sources.clock.now())
         return pb.ExplainIncidentReply(incident=shown, events=[_event(each) for each in found])
 
     async def Summarize(self, request: pb.SummarizeRequest, context: Context) -> pb.SummarizeReply:  # noqa: N802

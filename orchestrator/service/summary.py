@@ -39,7 +39,7 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
             "samples_missing": totals.samples_missing,
             "goodput": views.goodput(job, ledger, at),
             "generations": generation.number if generation else 0,
-            "incidents": [_incident(each) for each in incidents],
+            "incidents": [_incident(each, at) for each in incidents],
             "checkpoints": [_checkpoint(each) for each in sorted(sealed, key=lambda each: each.step)],
             "validation": ledger.validations[-1] if ledger.validations else None,
         },
@@ -47,8 +47,8 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
     )
 
 
-def _incident(incident: Incident) -> dict[str, Any]:
-    shown = views.incident_view(incident)
+def _incident(incident: Incident, at: float) -> dict[str, Any]:
+    shown = views.incident_view(incident, at)
     phases = shown.phases
     return {
         "id": shown.id,
@@ -63,6 +63,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         },
         "steps_lost": shown.steps_lost,
         "steps_redone": shown.steps_redone,
+        "window_seconds": shown.window_seconds if shown.HasField("window_seconds") else None,
     }
 
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from orchestrator.core import cadence
+from orchestrator.core import cadence, exposure
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.policy import Policy
@@ -135,13 +135,13 @@ def _cadence(snapshot: Snapshot, job: Job, at: float) -> pb.Cadence:
     )
 
 
-def incidents(snapshot: Snapshot) -> list[pb.Incident]:
+def incidents(snapshot: Snapshot, at: float) -> list[pb.Incident]:
     """All incidents, oldest first."""
-    return [incident_view(snapshot.incidents[each]) for each in sorted(snapshot.incidents, key=natural)]
+    return [incident_view(snapshot.incidents[each], at) for each in sorted(snapshot.incidents, key=natural)]
 
 
-def incident_view(incident: Incident) -> pb.Incident:
-    """An incident with its phases; a phase that is not over yet is unset."""
+def incident_view(incident: Incident, at: float) -> pb.Incident:
+    """An incident with its phases; a phase that is not over yet is unset. A window that is open is as long as now."""
     detected, decided = incident.detected_at, incident.decided_at
     regrouped, committed = incident.regrouped_at, incident.first_commit_at
     return pb.Incident(
@@ -163,6 +163,10 @@ def incident_view(incident: Incident) -> pb.Incident:
         generation=incident.generation,
         first_sign_at=incident.first_sign_at,
         state=_incident_state(incident),
+        window_seconds=exposure.window_seconds(incident, at),
+        experts_exposed=incident.experts_exposed,
+        window_open=incident.exposed_at is not None and incident.covered_at is None,
+        alarmed=incident.alarmed_at is not None,
     )
 
 
@@ -250,7 +254,7 @@ def job_screen(
     view = pb.JobView(
         nodes=nodes(snapshot, at),
         experts=experts(snapshot, ledger),
-        incidents=incidents(snapshot),
+        incidents=incidents(snapshot, at),
         checkpoints=checkpoints(snapshot),
         goodput=goodput(snapshot.job, ledger, at),
         recent_losses=[record.loss for record in recent[-RECENT_LOSSES:]],

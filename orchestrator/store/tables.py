@@ -117,6 +117,10 @@ incidents = Table(
     Column("steps_lost", Number, nullable=False),
     Column("steps_redone", Number, nullable=False),
     Column("rolled_back_by", Number, nullable=False, server_default=text("0")),
+    Column("exposed_at", Double),
+    Column("covered_at", Double),
+    Column("experts_exposed", Number, nullable=False, server_default=text("0")),
+    Column("alarmed_at", Double),
     Column("reasons", JSON, nullable=False),
     Index(None, "first_sign_at"),
 )

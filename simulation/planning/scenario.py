@@ -157,6 +157,7 @@ _MAY_BE_ZERO = frozenset(
         "cluster.spare_nodes",
         "training.dense_gigabytes",
         "training.expert_gigabytes",
+        "timeouts.takeover_seconds",
         "failures.count",
         "failures.mtbf_hours",
         "failures.kinds.node_crash",

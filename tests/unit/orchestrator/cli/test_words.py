@@ -57,7 +57,7 @@ def test_a_story_is_told_in_order_with_times_from_the_first_sign() -> None:
         "no step was committed for 0.65 s",
         "no committed step was lost",
         "1 step in flight computed again",
-        "some experts lacked a replica for 3.24 s",
+        "4 experts stood on fewer replicas than asked for, for 3.24 s",
     )
     positions = [text.index(words) for words in wanted]
     assert positions == sorted(positions)
@@ -66,7 +66,7 @@ def test_a_story_is_told_in_order_with_times_from_the_first_sign() -> None:
 def test_a_story_that_goes_on_says_what_is_not_there_yet() -> None:
     text = story(_explained(views.incident("open")), None).plain
     assert "training has not committed a step since" in text
-    assert "some experts lack a replica until capacity comes back" in text
+    assert "4 experts stood on fewer replicas than asked for, for 34.0 s so far" in text
     assert "redundancy restored" not in text
 
 

@@ -126,6 +126,9 @@ def incident(state: str) -> pb.Incident:
         generation=2,
         first_sign_at=1_700_000_050.0,
         state=state,
+        window_seconds=34.0,
+        window_open=True,
+        experts_exposed=4,
     )
 
 
@@ -134,6 +137,7 @@ def closed_incident() -> pb.Incident:
     closed.phases.first_commit_seconds = 0.52
     closed.phases.redundancy_restored_seconds = 3.24
     closed.steps_redone = 1
+    closed.window_seconds, closed.window_open = 3.24, False
     return closed
 
 

@@ -32,6 +32,7 @@ def test_every_promised_name_is_there(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert list(made["incidents"][0]) == [
         "id", "kind", "node", "cause", "action", "reasons", "phases", "steps_lost", "steps_redone",
+        "window_seconds",
     ]  # fmt: skip
     assert list(made["checkpoints"][0]) == ["step", "path", "bytes", "seconds"]
 

@@ -68,7 +68,7 @@ def test_experts_without_a_step_have_no_load() -> None:
 
 
 def test_phases_are_what_lies_between_two_moments() -> None:
-    closed, open_one = views.incidents(snapshot.take(working()))
+    closed, open_one = views.incidents(snapshot.take(working()), NOW)
     phases = closed.phases
     assert (phases.detect_seconds, phases.decide_seconds, phases.regroup_seconds) == (0.25, 0.25, 1.0)
     assert (phases.first_commit_seconds, phases.redundancy_restored_seconds) == (2.0, 10.0)
