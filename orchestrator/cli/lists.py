@@ -149,7 +149,8 @@ def jobs(output: str, **options: Any) -> None:
     \b
     fields of -o json (a list):
       id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir,
-      checkpoints (interval_seconds, next_at, why: how often one is taken, and why that often)
+      checkpoints (interval_seconds, next_at, why: how often one is taken, and why that often),
+      steps_not_finite
     """
     columns = (
         Column(header="JOB", cell=lambda row: row["name"], keep=9),

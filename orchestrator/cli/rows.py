@@ -82,7 +82,8 @@ def expert(message: admin_pb2.Expert) -> Row:
 
 
 def job(message: admin_pb2.Job) -> Row:
-    """id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir, checkpoints."""
+    """id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir, checkpoints,
+    steps_not_finite."""
     return {
         "id": message.id,
         "name": message.name,
@@ -96,6 +97,7 @@ def job(message: admin_pb2.Job) -> Row:
         "ended_at": message.ended_at or None,
         "workdir": message.workdir,
         "checkpoints": cadence(message.checkpoints),
+        "steps_not_finite": message.steps_not_finite,
     }
 
 

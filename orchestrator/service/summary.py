@@ -37,6 +37,7 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
             "samples_counted": totals.samples_counted,
             "samples_duplicated": totals.samples_duplicated,
             "samples_missing": totals.samples_missing,
+            "steps_not_finite": views.steps_not_finite(snapshot),
             "goodput": views.goodput(job, ledger, at),
             "generations": generation.number if generation else 0,
             "incidents": [_incident(each, at) for each in incidents],

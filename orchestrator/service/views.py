@@ -14,7 +14,7 @@ from orchestrator.core import cadence, exposure
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.policy import Policy
-from orchestrator.core.state import Checkpoint, Generation, Incident, Job, Node
+from orchestrator.core.state import Checkpoint, Generation, Incident, IncidentKind, Job, Node
 from orchestrator.service.ledger_view import LedgerView
 from orchestrator.service.snapshot import Snapshot
 from protos import admin_pb2 as pb
@@ -121,7 +121,16 @@ def job_view(snapshot: Snapshot, job: Job, workdir: str, at: float) -> pb.Job:
         ended_at=job.ended_at or 0.0,
         workdir=workdir,
         checkpoints=_cadence(snapshot, job, at),
+        steps_not_finite=steps_not_finite(snapshot),
     )
+
+
+def steps_not_finite(snapshot: Snapshot) -> int:
+    """Steps whose loss or gradients were no numbers, and which all members computed again.
+
+    What is not finite a second time goes back to a checkpoint, and is an incident of its own kind.
+    """
+    return sum(each.kind is IncidentKind.NOT_FINITE for each in snapshot.incidents.values())
 
 
 def _cadence(snapshot: Snapshot, job: Job, at: float) -> pb.Cadence:

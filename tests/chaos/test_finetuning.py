@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from chaos.job import TINY
@@ -16,6 +17,7 @@ from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_diffe
 TOLERANCE = 1e-8
 STEPS = 30
 EXPERTS = [2, 5]
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -113,3 +115,18 @@ def test_training_goes_on_from_a_checkpoint_that_holds_the_trained_experts_alone
 
 def size(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
+
+
+def test_the_example_trains_what_it_says(tmp_path: Path) -> None:
+    """On a base made by the first example."""
+    first, second = (
+        yaml.safe_load((EXAMPLES / name).read_text())
+        for name in ("stdlib-moe.yaml", "finetuning/experts.yaml")
+    )
+    few = ["--nodes", "2", "--spares", "0", "--steps", "2", "--set", "optimizer.warmup_steps=1"]
+    with Run(tmp_path / "base", *few, job=first) as run:
+        run.finish()
+    with Run(tmp_path / "task", *few, "--set", f"init.checkpoint={tmp_path / 'base'}", job=second) as run:
+        assert run.finish()["steps_committed"] == 2
+    trained = weights(checkpoint_of(tmp_path / "task"))
+    assert {name.partition(".")[0] for name in trained} == {"expert-00003", "expert-00007"}
