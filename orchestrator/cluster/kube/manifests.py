@@ -209,7 +209,7 @@ def _controller_pod(job: MoEJob, image: str, account: str) -> Object:
         ],
         "resources": dict(resources),
         "securityContext": _container_security(),
-        "startupProbe": {**health, "periodSeconds": 1, "failureThreshold": 60},
+        "startupProbe": {**health, "periodSeconds": 1, "failureThreshold": 180},
         "livenessProbe": {**health, "periodSeconds": 5, "failureThreshold": 6},
         "readinessProbe": {**health, "periodSeconds": 2, "failureThreshold": 3},
         "volumeMounts": [
