@@ -165,7 +165,6 @@ _MAY_BE_ZERO = frozenset(
         "failures.kinds.process_crash",
         "failures.kinds.process_hang",
         "failures.kinds.rack_crash",
-        "timeouts.takeover_seconds",
         "prices.gpu_hour",
         "goals.goodput",
         "goals.missing_seats_share",

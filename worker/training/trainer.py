@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from worker.agent.channel import ChannelClosed, TrainerChannel
 from worker.agent.messages import (
     Assignment,
@@ -56,6 +54,7 @@ from worker.settings import TrainerSettings
 from worker.training.acquire import Acquisitions
 from worker.training.base_checkpoint import Base
 from worker.training.batch import BatchConfig
+from worker.training.devices import choose_device, device_name
 from worker.training.fault_effects import Victim
 from worker.training.faults import Faults
 from worker.training.integrity import ReplicaCheck
@@ -243,7 +242,7 @@ class Body:
         channel, settings = frame.channel, frame.settings
         trainer, bind_host = settings.trainer, settings.bind_host
         self._channel, self._watch, self._pulse = channel, frame.watch, frame.pulse
-        self._device = _device(trainer, str(self.job.config["cluster"]["device"]))
+        self._device = choose_device(trainer, str(self.job.config["cluster"]["device"]))
         self._bind_host = bind_host
         config = self.job.config
         self._data = self.job.open_data()
@@ -311,7 +310,7 @@ class Body:
         return Ready(
             store_address=self._store_address,
             peer_address=f"{host}:{port}",
-            device_name=_device_name(self._device),
+            device_name=device_name(self._device),
         )
 
     def warm_up(self) -> None:
@@ -482,21 +481,3 @@ class Body:
             self._meter.write()
             self._group.abandon()
             self._group = None
-
-
-def _device(trainer: str, wanted: str) -> torch.device:
-    """The device of this trainer; on one machine the cluster's adapter shows each node its own GPUs, or none."""
-    if wanted != "cpu" and torch.cuda.is_available():
-        device = torch.device("cuda", int(trainer.rpartition("/")[2]) % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return device
-    if wanted == "cuda":
-        raise FieldError(
-            "cluster.device", wanted, "torch finds no GPU on this node: give it one, or set it to auto or cpu"
-        )
-    torch.set_num_threads(1)
-    return torch.device("cpu")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
