@@ -24,7 +24,7 @@ PROTOS := $(wildcard protos/*.proto)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5 --durations-min=1.0
 SUITES := lint test-unit test-scenarios test-simulation test-integration test-chaos
 
-.PHONY: help setup demo test $(SUITES) sim chaos fmt protos lock bench crd wheels image e2e clean
+.PHONY: help setup demo test $(SUITES) test-long sim chaos fmt protos lock bench crd wheels image e2e clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +64,11 @@ test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, proces
 	$(PYTEST) tests/integration
 
 test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed, stopped, cut off and starved
-	$(PYTEST) tests/chaos
+	$(PYTEST) tests/chaos -m "not long"
 	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short
+
+test-long: $(GENERATED) ## the whole jobs that `make test` leaves out for time
+	$(PYTEST) tests/chaos -m long
 
 chaos: $(GENERATED) ## break jobs for MINUTES (20) with faults drawn from SEED, and judge every run
 	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

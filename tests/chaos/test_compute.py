@@ -32,6 +32,7 @@ def test_recomputation_changes_nothing_while_a_machine_dies_in_the_backward_pass
     assert largest_difference(run.ledger(), reference) < TOLERANCE
 
 
+@pytest.mark.long
 def test_bfloat16_with_a_death_and_a_number_that_is_none(tmp_path: Path) -> None:
     """The step with a NaN is computed again by everybody, and counted; equal membership gives equal bits."""
     job = {**TINY, "precision": "bfloat16", "compute": {"recompute": "experts"}, "steps": STEPS}
@@ -53,6 +54,7 @@ def test_bfloat16_with_a_death_and_a_number_that_is_none(tmp_path: Path) -> None
     assert plain[-1]["loss"] < plain[0]["loss"]
 
 
+@pytest.mark.long
 def test_the_example_of_bfloat16_trains(tmp_path: Path) -> None:
     job = yaml.safe_load((EXAMPLES / "bfloat16.yaml").read_text())
     few = ["--nodes", "2", "--spares", "0", "--steps", "25"]

@@ -98,6 +98,7 @@ def test_a_run_with_a_death_equals_the_undisturbed_one(base: Path, undisturbed: 
     )
 
 
+@pytest.mark.long
 def test_training_goes_on_from_a_checkpoint_that_holds_the_trained_experts_alone(
     base: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def size(checkpoint: Path) -> int:
     return sum(file.stat().st_size for file in checkpoint.glob("*.safetensors"))
 
 
+@pytest.mark.long
 def test_the_example_trains_what_it_says(tmp_path: Path) -> None:
     """On a base made by the first example."""
     first, second = (

@@ -44,7 +44,9 @@ def went_back(run: Run) -> bool:
     return bool(incidents) and all(each["state"] == "closed" for each in incidents)
 
 
-@pytest.mark.parametrize("agents", [True, False], ids=["nodes die", "trainers die"])
+@pytest.mark.parametrize(
+    "agents", [True, pytest.param(False, marks=pytest.mark.long)], ids=["nodes die", "trainers die"]
+)
 def test_both_replicas_of_an_expert_die_and_the_last_snapshot_is_restored(
     tmp_path: Path, reference: list[dict[str, Any]], agents: bool
 ) -> None:
@@ -76,6 +78,7 @@ def test_both_replicas_of_an_expert_die_and_the_last_snapshot_is_restored(
     assert len(rolled_back) == max(each["steps_lost"] for each in back)
 
 
+@pytest.mark.long
 def test_an_agent_takes_its_memory_with_it(tmp_path: Path) -> None:
     """What is shown is what living agents hold."""
     with Run(tmp_path / "run", "--nodes", "2", "--spares", "0", "--steps", str(ENDLESS), job=JOB) as run:

@@ -63,6 +63,7 @@ def test_a_seat_of_the_middle_stage_dies_and_a_spare_takes_it(
     assert all(each["phases"]["redundancy_restored_seconds"] is not None for each in summary["incidents"])
 
 
+@pytest.mark.long
 def test_a_stage_goes_on_at_half_its_width_without_a_spare(
     tmp_path: Path, plain: list[dict[str, Any]]
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_stage_goes_on_at_half_its_width_without_a_spare(
     assert [incident["node"] for incident in summary["incidents"]] == ["node-5"]
 
 
+@pytest.mark.long
 def test_a_stage_that_is_gone_comes_back_from_the_checkpoint(
     tmp_path: Path, plain: list[dict[str, Any]]
 ) -> None:

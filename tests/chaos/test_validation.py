@@ -93,6 +93,7 @@ def test_a_death_in_the_middle_of_a_validation_costs_nothing(
     assert "validation step=14 loss=" in run.output
 
 
+@pytest.mark.long
 def test_training_is_bit_for_bit_as_without_validation(tmp_path: Path) -> None:
     """In float32, with noise in the router: the measurement draws nothing and writes nothing."""
     text = tmp_path / "text.txt"
