@@ -61,14 +61,14 @@ test-simulation: $(GENERATED) ## a hundred seeds of the simulation, and laws tha
 	$(PYTEST) tests/simulation
 
 test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, process groups
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/integration -m "not long"
 
 test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed, stopped, cut off and starved
 	$(PYTEST) tests/chaos -m "not long"
 	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short
 
 test-long: $(GENERATED) ## the whole jobs that `make test` leaves out for time
-	$(PYTEST) tests/chaos -m long
+	$(PYTEST) tests/integration tests/chaos -m long
 
 chaos: $(GENERATED) ## break jobs for MINUTES (20) with faults drawn from SEED, and judge every run
 	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
