@@ -326,7 +326,7 @@ def checkpoints(output: str, **options: Any) -> None:
         lambda admin: [rows.checkpoint(each) for each in admin.checkpoints()],
         columns,
         "no checkpoints yet",
-        below=lambda admin: [each.checkpoints.why for each in admin.jobs()],
+        below=lambda admin: [each.checkpoints.why for each in admin.jobs() if each.checkpoints.why],
     )
 
 
