@@ -7,8 +7,10 @@ The agent must start fast and stay small, so torch is imported only in `run_trai
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -98,10 +100,17 @@ def run_trainer(settings: TrainerSettings) -> int:
     from worker.agent.channel import TrainerChannel
 
     _log_to_stderr(f"{settings.trainer} start {settings.start}")
+    tell_stacks_when_asked()
     channel = TrainerChannel(socket.socket(fileno=settings.fd))
     from worker.training import trainer
 
     return trainer.run(channel, settings)
+
+
+def tell_stacks_when_asked() -> None:
+    """SIGUSR1 writes the stacks of all threads to stderr, also while the interpreter waits inside a library."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
 
 
 def _address_towards(controller: str) -> str:

@@ -350,6 +350,19 @@ def _first_line(error: BaseException) -> str:
     return re.sub(r"^\[\S+:\d+\] ", "", text).split(" This is typically", 1)[0][:300]
 
 
+def abort_all(backends: Backends) -> None:
+    """End what the NCCL communicators of a generation still do. All at once: to abort one waits for the device, and so
+    for a collective of another that is stuck until that one is aborted too."""
+    threads = [
+        threading.Thread(target=backend.abort, name="abort-group", daemon=True)
+        for backend in {id(each): each for each in (backends.whole, backends.stage)}.values()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 class _Abandoned:
     """Backends whose operations may be stuck: dropping one joins its threads, so that happens elsewhere."""
 
@@ -361,8 +374,7 @@ class _Abandoned:
 
         def drop() -> None:
             if cuda:
-                for backend in (holder[0].whole, holder[0].stage):
-                    backend.abort()
+                abort_all(holder[0])
             holder.clear()
 
         thread = threading.Thread(target=drop, name="drop-group", daemon=True)
