@@ -83,7 +83,7 @@ def expert(message: admin_pb2.Expert) -> Row:
 
 def job(message: admin_pb2.Job) -> Row:
     """id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir, checkpoints,
-    steps_not_finite."""
+    snapshots (None where they are switched off), steps_not_finite."""
     return {
         "id": message.id,
         "name": message.name,
@@ -97,6 +97,7 @@ def job(message: admin_pb2.Job) -> Row:
         "ended_at": message.ended_at or None,
         "workdir": message.workdir,
         "checkpoints": cadence(message.checkpoints),
+        "snapshots": cadence(message.snapshots) if message.HasField("snapshots") else None,
         "steps_not_finite": message.steps_not_finite,
     }
 

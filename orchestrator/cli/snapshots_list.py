@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
 
 from orchestrator.cli import rows
 from orchestrator.cli.options import Whom, controller_options, output_option
@@ -19,7 +20,8 @@ from orchestrator.cli.render import Column, Output, seconds, show, size
 @controller_options
 @output_option
 def snapshots(output: str, **options: Any) -> None:
-    """Show the snapshots of the training state that agents hold in host memory now, newest first.
+    """Show the snapshots of the training state that agents hold in host memory now, newest first, and why they are
+    taken as often as they are.
 
     Where the last replica of an expert is lost, training goes back to the newest of these that is whole, or to the
     newest sealed checkpoint if that is newer. They live as long as the agents that hold them.
@@ -40,6 +42,7 @@ def snapshots(output: str, **options: Any) -> None:
     fields of -o json (a list):
       name, state, step, generation, shards, shards_held, holders (agents that hold the shard which fewest hold),
       nodes, bytes, stall_seconds (for which training stood still)
+      how often one is taken, and why that often: jobs -o json, the field snapshots
     """
     columns = (
         Column(header="SNAPSHOT", cell=lambda row: row["name"], keep=9),
@@ -53,4 +56,8 @@ def snapshots(output: str, **options: Any) -> None:
     )
     with Whom(**options).ask() as admin:
         found = [rows.snapshot(each) for each in admin.snapshots()]
-    show(Console(highlight=False), found, columns, Output(output), "no snapshots in host memory")
+        why = [each.snapshots.why for each in admin.jobs() if each.snapshots.why]
+    console = Console(highlight=False)
+    show(console, found, columns, Output(output), "no snapshots in host memory")
+    for sentence in why if Output(output) is Output.TABLE else ():
+        console.print(Text(sentence), soft_wrap=True)

@@ -1,14 +1,14 @@
 """How often to save, from what was measured: how long a save stops training, and how often saved state was needed.
 
 One rule for every tier of saved state: `choose` takes what is known of a tier and gives an interval with its reason.
-What is known comes from rows that are stored, so a restarted controller arrives at the same interval. A save that was
-never measured, and a job that never went back, are assumed to be as `policy.py` says, and the reason says so.
-Next: `intervals.py`, the arithmetic; `checkpoints.py`, which saves.
+What is known comes from rows that are stored (of snapshots, from what agents hold), so a restarted controller arrives
+at the same interval. A save that was never measured, and a job that never went back, are assumed to be as `policy.py`
+says, and the reason says so. Next: `intervals.py`, the arithmetic; `checkpoints.py` and `snapshots.py`, which save.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,7 +16,7 @@ from orchestrator.core.ids import IncidentId
 from orchestrator.core.intervals import young_daly_seconds
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import CheckpointMode
-from orchestrator.core.state import NO_GENERATION, Checkpoint, CheckpointState, Incident, Job
+from orchestrator.core.state import NO_GENERATION, Checkpoint, CheckpointState, Incident, Job, SaveCost
 from orchestrator.core.words import count, lasting
 
 MEASURED = (CheckpointState.SEALED, CheckpointState.WRITING)
@@ -40,6 +40,8 @@ class Tier:
     longest_seconds: float
     """The upper bound that the job sets, and its name."""
     bound: str
+    others: str = "storage"
+    """Whom saving more often would disturb, where it costs training next to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +67,13 @@ def choose(tier: Tier, policy: Policy) -> Cadence:
     shortest = max(tier.shortest_seconds, 2 * work)
     interval = min(tier.longest_seconds, max(best, shortest))
     bounded = ""
-    if interval == tier.longest_seconds:
+    if interval < max(best, shortest):
         bounded = f"; {lasting(max(best, shortest))} would be better, and {tier.bound} allows no more"
     elif interval > best:
         busy = (
             f"one takes {lasting(work)}"
             if 2 * work > tier.shortest_seconds
-            else "storage has others to serve"
+            else f"{tier.others} has others to serve"
         )
         bounded = f"; {lasting(best)} would lose least, but {busy}"
     how = (
@@ -107,12 +109,57 @@ def of_checkpoints(
         stalls=stalls,
         works=tuple(each.sealed_at - each.requested_at for each in measured if each.sealed_at is not None),
         uses=times_gone_back(incidents.values(), began),
-        observed_seconds=max(0.0, (at if job.ended_at is None else job.ended_at) - began),
+        observed_seconds=_trained_seconds(job, at),
         shortest_seconds=policy.shortest_interval_seconds,
         longest_seconds=spec.interval_seconds,
         bound="checkpoint.interval_seconds",
     )
     return choose(tier, policy)
+
+
+def of_snapshots(
+    job: Job,
+    costs: Sequence[SaveCost],
+    incidents: Mapping[IncidentId, Incident],
+    policy: Policy,
+    at: float,
+) -> Cadence:
+    """The cadence of a job's snapshots in host memory at the moment `at`; `costs` are those of the last ones."""
+    spec = job.spec.snapshot
+    stalls = tuple(each.stall_seconds for each in costs)
+    if spec.interval is CheckpointMode.FIXED:
+        stall = median(stalls) if stalls else policy.assumed_stall_seconds
+        why = f"a snapshot every {lasting(spec.interval_seconds)}, as snapshot.interval_seconds says"
+        return Cadence(interval_seconds=spec.interval_seconds, stall_seconds=stall, mean_seconds=0.0, why=why)
+    if not stalls:
+        interval = min(policy.first_snapshot_seconds, spec.interval_seconds)
+        why = f"the first snapshot after {lasting(interval)}: how often one is taken follows from what it costs"
+        return Cadence(
+            interval_seconds=interval,
+            stall_seconds=policy.assumed_stall_seconds,
+            mean_seconds=policy.assumed_mean_seconds,
+            why=why,
+        )
+    began = at if job.started_at is None else job.started_at
+    tier = Tier(
+        what="a snapshot",
+        stalls=stalls,
+        works=tuple(each.work_seconds for each in costs if each.work_seconds is not None),
+        uses=times_gone_back(incidents.values(), began),
+        observed_seconds=_trained_seconds(job, at),
+        shortest_seconds=policy.shortest_interval_seconds,
+        longest_seconds=spec.interval_seconds,
+        bound="snapshot.interval_seconds",
+        others="the network",
+    )
+    return choose(tier, policy)
+
+
+def _trained_seconds(job: Job, at: float) -> float:
+    """Since the job began, as long as it has lasted."""
+    if job.started_at is None:
+        return 0.0
+    return max(0.0, (at if job.ended_at is None else job.ended_at) - job.started_at)
 
 
 def next_at(job: Job, checkpoints: Mapping[str, Checkpoint], cadence: Cadence) -> float | None:

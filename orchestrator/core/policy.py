@@ -65,9 +65,11 @@ class Policy:
     assumed_mean_seconds: float = 3600.0
     """Before a job began, saved state is assumed to have been needed once in this time."""
     saves_remembered: int = 8
-    """The last saves, whose median stall is the usual one."""
+    """The last saves of a tier, whose median stall is the usual one."""
     shortest_interval_seconds: float = 10.0
-    """Between two checkpoints, however cheap they are for training: storage and network have others to serve."""
+    """Between two saves, however cheap they are for training: storage and network have others to serve."""
+    first_snapshot_seconds: float = 30.0
+    """Until the first snapshot in host memory: taken early, since what it costs decides how often one is taken."""
     noticeable_change: float = 1.25
     """An interval is explained again when it has grown or shrunk by this factor."""
     checkpoint_pause_seconds: float = 2.0

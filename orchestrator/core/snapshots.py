@@ -12,17 +12,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.core import buddies, checkpoints, credible, roster
+from orchestrator.core import buddies, cadence, checkpoints, credible, roster
 from orchestrator.core.actions import DropSnapshots, TakeSnapshot
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import CheckpointFailed, SnapshotsHeld
 from orchestrator.core.held import HeldShard, ShardSource
 from orchestrator.core.ids import GenerationNumber, NodeId, Rank, Step
+from orchestrator.core.spec import CheckpointMode
 from orchestrator.core.state import (
     ClusterState,
     Generation,
     GenerationKind,
     JobState,
+    SaveCost,
     SnapshotRequest,
 )
 from orchestrator.core.words import count, listed
@@ -157,8 +159,40 @@ def _due(decision: Decision) -> bool:
     spec, memory, job = decision.job.spec.snapshot, decision.state.memory, decision.job
     if not spec.enabled or memory.snapshot is not None or job.state is not JobState.RUNNING:
         return False
-    since = max(memory.started_at, job.started_at or 0.0, memory.snapshot_at)
-    return decision.at - since >= spec.interval_seconds
+    waited = decision.at - last_at(decision.state)
+    if waited < min(decision.policy.shortest_interval_seconds, spec.interval_seconds):
+        return False
+    return waited >= _cadence(decision).interval_seconds
+
+
+def last_at(state: ClusterState) -> float:
+    """From when the interval counts: the last order, or the beginning."""
+    began = state.job.started_at if state.job is not None else None
+    return max(state.memory.started_at, began or 0.0, state.memory.snapshot_at)
+
+
+def costs(state: ClusterState) -> tuple[SaveCost, ...]:
+    """What the last ones took; under a new controller, as far as those that are held say it."""
+    held = tuple(
+        SaveCost(stall_seconds=each.stall_seconds, work_seconds=None) for each in known(state) if each.whole
+    )
+    return state.memory.snapshot_costs or held
+
+
+def _cadence(decision: Decision) -> cadence.Cadence:
+    state = decision.state
+    return cadence.of_snapshots(decision.job, costs(state), state.incidents, decision.policy, decision.at)
+
+
+def _explain(decision: Decision) -> None:
+    """Say the interval when it is chosen from a measurement, and when it has changed noticeably since."""
+    memory, chosen = decision.state.memory, _cadence(decision)
+    if decision.job.spec.snapshot.interval is CheckpointMode.FIXED:
+        return
+    said, factor = memory.snapshot_interval_said, decision.policy.noticeable_change
+    if not said / factor < chosen.interval_seconds < said * factor:
+        memory.snapshot_interval_said = chosen.interval_seconds
+        decision.say(chosen.why)
 
 
 def _may_begin(decision: Decision) -> bool:
@@ -253,6 +287,8 @@ def _seal(decision: Decision) -> None:
     assert under_way is not None
     if last is None or last.generation != under_way.generation or last.step <= memory.sealed_step:
         return
+    cost = SaveCost(stall_seconds=last.stall_seconds, work_seconds=decision.at - under_way.at)
+    memory.snapshot_costs = (*memory.snapshot_costs, cost)[-decision.policy.saves_remembered :]
     memory.snapshot, memory.sealed_step = None, last.step
     if memory.sealed_in != last.generation:
         # Once in a generation: what follows is routine, and `understudy snapshots` shows it.
@@ -261,6 +297,7 @@ def _seal(decision: Decision) -> None:
             f"{last.name} is sealed in host memory: {count(last.shards, 'shard')}, each held by "
             f"{count(last.holders, 'agent')}; training stood still for {last.stall_seconds * 1000:.0f} ms"
         )
+    _explain(decision)
 
 
 def failed(decision: Decision, event: CheckpointFailed) -> None:

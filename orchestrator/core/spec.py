@@ -172,12 +172,12 @@ class OptimizerSpec:
 
 
 class CheckpointMode(Enum):
-    """What decides how often a checkpoint is taken."""
+    """What decides how often a checkpoint, or a snapshot, is taken."""
 
     FIXED = "fixed"
     """Every `interval_seconds`."""
     AUTO = "auto"
-    """As often as loses least, by what one costs and how often one is needed; at most `interval_seconds`."""
+    """As often as loses least, by what one costs and how often one is needed; at least every `interval_seconds`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,9 @@ class SnapshotSpec:
     back to the newest of them. A node holds about four times its share of the state; without room there is none."""
 
     enabled: bool = True
-    interval_seconds: float = 30.0
+    interval: CheckpointMode = CheckpointMode.AUTO
+    interval_seconds: float = 300.0
+    """Between two; of `auto` the longest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -301,6 +301,16 @@ class Blame:
     """When it was; earlier, if there was no controller to tell."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCost:
+    """What one snapshot took."""
+
+    stall_seconds: float
+    """For which training stood still."""
+    work_seconds: float | None
+    """From its order until it was sealed; None where another controller had ordered it."""
+
+
 @dataclass(slots=True, kw_only=True)
 class SnapshotRequest:
     """A snapshot that was ordered and is not sealed yet."""
@@ -433,6 +443,10 @@ class Memory:
     snapshot_at: float = 0.0
     """When the last one was ordered."""
     snapshots_made: int = 0
+    snapshot_costs: tuple[SaveCost, ...] = ()
+    """Of the last ones that were sealed, oldest first."""
+    snapshot_interval_said: float = 0.0
+    """The interval between snapshots that was last explained."""
     sealed_step: Step = FIRST_STATE
     """Of the last one that is known to be sealed."""
     sealed_in: GenerationNumber = NO_GENERATION

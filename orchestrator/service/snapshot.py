@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from orchestrator.core import snapshots
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.ids import IncidentId, NodeId, Step, TrainerId
-from orchestrator.core.state import Checkpoint, ClusterState, Generation, Incident, Job, Node
+from orchestrator.core.state import Checkpoint, ClusterState, Generation, Incident, Job, Node, SaveCost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,10 @@ class Snapshot:
     checkpoints: dict[str, Checkpoint]
     in_memory: tuple[snapshots.Snapshot, ...]
     """What agents hold in host memory, newest first."""
+    snapshot_costs: tuple[SaveCost, ...]
+    """Of the last ones."""
+    snapshot_at: float
+    """From when the interval to the next one counts."""
     committed: Step
     """As far as anybody knows: told by members, or read in the ledger after a restart."""
 
@@ -64,5 +68,7 @@ def take(state: ClusterState) -> Snapshot:
         incidents=dict(state.incidents),
         checkpoints=dict(state.checkpoints),
         in_memory=snapshots.known(state),
+        snapshot_costs=snapshots.costs(state),
+        snapshot_at=snapshots.last_at(state),
         committed=max(state.committed, state.reported_through),
     )

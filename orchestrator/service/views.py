@@ -121,6 +121,7 @@ def job_view(snapshot: Snapshot, job: Job, workdir: str, at: float) -> pb.Job:
         ended_at=job.ended_at or 0.0,
         workdir=workdir,
         checkpoints=_cadence(snapshot, job, at),
+        snapshots=_cadence_of_snapshots(snapshot, job, at) if job.spec.snapshot.enabled else None,
         steps_not_finite=steps_not_finite(snapshot),
     )
 
@@ -140,6 +141,17 @@ def _cadence(snapshot: Snapshot, job: Job, at: float) -> pb.Cadence:
     return pb.Cadence(
         interval_seconds=chosen.interval_seconds,
         next_at=due_at if job.ended_at is None else None,
+        why=chosen.why,
+    )
+
+
+def _cadence_of_snapshots(snapshot: Snapshot, job: Job, at: float) -> pb.Cadence:
+    policy = Policy.of(job.spec)
+    chosen = cadence.of_snapshots(job, snapshot.snapshot_costs, snapshot.incidents, policy, at)
+    goes_on = job.started_at is not None and job.ended_at is None
+    return pb.Cadence(
+        interval_seconds=chosen.interval_seconds,
+        next_at=snapshot.snapshot_at + chosen.interval_seconds if goes_on else None,
         why=chosen.why,
     )
 

@@ -24,6 +24,7 @@ from tests.scenarios.models import (
     Agent,
     Disk,
     Trainer,
+    memory_address,
 )
 
 
@@ -51,9 +52,11 @@ class Agents:
         self.wrong: set[TrainerId] = set()
         """Trainers that compute wrong answers in pair checks."""
         self.slowness: dict[NodeId, float] = {}
-        self.stall_seconds = 0.0
-        """How long training stands still for a checkpoint, as the members report it."""
         """How many times as long a node needs for its work."""
+        self.stall_seconds = 0.0
+        """How long training stands still for a checkpoint or a snapshot, as the members report it."""
+        self.with_memory = False
+        """They have host memory for snapshots."""
         self.forgetful = False
         self._controller = controller
         self._incarnations = 0
@@ -142,6 +145,16 @@ class Agents:
         if agent.connected:
             self._beat(agent)
 
+    def tell_held(self, agent: Agent) -> None:
+        """All that an agent holds; what it could not tell it tells when it registers."""
+        if agent.connected and self._controller.listens:
+            at, cause = self._controller.stamp()
+            self._controller.submit(
+                events.SnapshotsHeld(
+                    at=at, cause_id=cause, node=agent.node, incarnation=agent.incarnation, held=agent.held
+                )
+            )
+
     def _beat(self, agent: Agent) -> None:
         at, cause = self._controller.stamp()
         statuses = tuple(trainer.status(at, self.slowness) for trainer in agent.trainers.values())
@@ -164,6 +177,8 @@ class Agents:
                 agent_pid=1000,
                 generation=agent.generation,
                 trainers=tuple(trainer.status(at, self.slowness) for trainer in agent.trainers.values()),
+                memory_address=memory_address(agent.node) if self.with_memory else "",
+                held=agent.held,
             )
         )
         for trainer in tuple(agent.trainers.values()):
@@ -284,6 +299,10 @@ class Agents:
                 self._acquire(agent.trainers[action.trainer], action)
             case actions.TakeCheckpoint():
                 agent.checkpoints.append(action)
+            case actions.TakeSnapshot() if self.with_memory:
+                agent.snapshots.append(action)
+            case actions.DropSnapshots():
+                agent.held = tuple(each for each in agent.held if each.name not in action.names)
             case actions.StopTraining():
                 agent.stops.add(action.generation)
             case actions.SealCheckpoint():

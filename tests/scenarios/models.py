@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.core import actions, events
 from orchestrator.core.events import Event, TrainerPhase, TrainerStatus
+from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.parts import dense_part, expert_part
@@ -33,6 +34,10 @@ CHECK_SECONDS = 0.5
 WORK_SECONDS = 0.4
 """Of a step of half a second, by a node that is not slow."""
 WRITE_SECONDS = 0.75
+HASH_SECONDS = 0.25
+"""Until a share is whole in the memory of its own agent."""
+SEND_SECONDS = 0.5
+"""From there until it is in the buddy's."""
 HANG_SECONDS = 3.0
 OUTBOX_LIMIT = 64
 RIGHT = "00000000"
@@ -125,6 +130,9 @@ class Agent:
     generation: GenerationNumber = NO_GENERATION
     trainers: dict[TrainerId, Trainer] = field(default_factory=dict)
     checkpoints: list[actions.TakeCheckpoint] = field(default_factory=list)
+    snapshots: list[actions.TakeSnapshot] = field(default_factory=list)
+    held: tuple[HeldShard, ...] = ()
+    """In its memory."""
     stops: set[GenerationNumber] = field(default_factory=set)
     unread: list[actions.Action] = field(default_factory=list)
     """Orders that came while the process was stopped."""
@@ -217,3 +225,8 @@ def parts_of(generation: Generation, rank: int) -> set[str]:
     """What a rank must hold."""
     experts = (number for number, ranks in enumerate(generation.placement) if rank in ranks)
     return {dense_part(generation.members[rank].stage), *map(expert_part, experts)}
+
+
+def memory_address(node: NodeId) -> str:
+    """Of a node's memory server."""
+    return f"{node}:memory"

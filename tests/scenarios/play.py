@@ -25,6 +25,7 @@ from orchestrator.core.spec import (
     PipelineSpec,
     RecoverySpec,
     ReplicaLayout,
+    SnapshotSpec,
     TimeoutSpec,
 )
 from orchestrator.core.state import CheckpointState
@@ -98,9 +99,10 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
     """Four nodes and a spare with four experts in a ring, unless told otherwise.
 
     Checkpoints are taken when a story says so; with `auto`, by the core's own choice, every so many seconds at most.
+    With `memory`, agents hold snapshots, taken by the core's own choice every so many seconds at most.
     """
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
-    chosen |= {"stages": 1, "layers": 3, "auto": 0}
+    chosen |= {"stages": 1, "layers": 3, "auto": 0, "memory": 0}
     unknown = set(settings) - set(chosen)
     assert not unknown, f"{sorted(unknown)} are no settings of a job"
     chosen |= settings
@@ -123,6 +125,7 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
             interval_seconds=chosen["auto"] or AT_ONCE_SECONDS,
             keep=chosen["keep"],
         ),
+        snapshot=SnapshotSpec(interval_seconds=chosen["memory"] or SnapshotSpec().interval_seconds),
         timeouts=TimeoutSpec(),
         recovery=recovery or RecoverySpec(),
     )
@@ -159,6 +162,7 @@ class _Stage:
         recovery = {"fast": FAST, None: None}[pairs.pop("recovery", None)]
         spec = small_job(recovery, **{name: int(value) for name, value in pairs.items()})
         self.made = World(spec, self.listen)
+        self.made.agents.with_memory = "memory" in pairs
 
     def start(self) -> None:
         self.world.start_job()
@@ -236,7 +240,7 @@ class _Stage:
         self.world.agents.slowness[NodeId(name)] = float(times)
 
     def stall(self, seconds: str) -> None:
-        """Training stands still for so long, from now on, whenever a checkpoint is taken."""
+        """Training stands still for so long, from now on, whenever state is saved."""
         self.world.agents.stall_seconds = float(seconds)
 
     def wrong(self, name: str) -> None:

@@ -13,6 +13,7 @@ from orchestrator.core import events
 from orchestrator.core.ids import Rank, Step, TrainerId, node_of
 from orchestrator.core.state import NO_GENERATION, Generation, GenerationKind
 from tests.scenarios.agents import Agents, Controller
+from tests.scenarios.memories import Memories
 from tests.scenarios.models import RIGHT, STEP_TICKS, TICK_SECONDS, WRITE_SECONDS, Seat, Trainer, parts_of
 
 FROM_STORAGE = (GenerationKind.INITIAL, GenerationKind.RESTORE)
@@ -31,9 +32,11 @@ class Training:
         """Nobody gets on, although everybody looks alive."""
         self._controller = controller
         self._agents = agents
+        self._memories = Memories(controller, agents)
 
     def tick(self, number: int) -> None:
         """Regroup whoever can; commit a step where all members of a generation are at work."""
+        self._memories.tick()
         boundary = number % STEP_TICKS == 0 and not self.paused
         for generation in tuple(self._generations()):
             if generation.kind is not GenerationKind.PLANNED or boundary or self._nobody_works(generation):
@@ -108,15 +111,16 @@ class Training:
             trainer.holds.clear()
             trainer.wrong.clear()
             trainer.changed.clear()
-            if generation.restore_name in self._controller.disk.damaged:
+            missing = self._memories.missing(generation)
+            if generation.restore_name in self._controller.disk.damaged or missing is not None:
                 self._agents.report(
                     agent,
                     trainer,
                     events.RestoreFailed,
                     generation=generation.number,
                     name=generation.restore_name,
-                    shard="rank-00000.safetensors",
-                    reason="its hash does not match",
+                    shard=f"rank-{missing or 0:05d}.safetensors",
+                    reason="its hash does not match" if missing is None else "nobody holds it",
                     damaged=True,
                 )
             else:
@@ -291,6 +295,7 @@ class Training:
     def _boundary(self, generation: Generation, seats: list[Seat]) -> None:
         """Orders that all members have are carried out; at the last step all leave the loop."""
         self._checkpoint(generation, seats)
+        self._memories.boundary(generation, seats)
         stops = all(generation.number in seat.agent.stops for seat in seats)
         if stops or seats[0].trainer.step >= self._controller.spec.steps:
             for seat in seats:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core import cadence, events
+from orchestrator.core import actions, cadence, events, snapshots
 from orchestrator.core.cadence import Tier
 from orchestrator.core.intervals import young_daly_seconds
 from orchestrator.core.policy import Policy
-from orchestrator.core.spec import CheckpointMode, TimeoutSpec
-from orchestrator.core.state import NO_GENERATION, CheckpointState
+from orchestrator.core.spec import CheckpointMode, SnapshotSpec, TimeoutSpec
+from orchestrator.core.state import NO_GENERATION, CheckpointState, SaveCost
 from tests.unit.orchestrator.core.told import NODE_2, NODE_3, MakeWorld, Told
 
 POLICY = Policy.from_timeouts(TimeoutSpec())
@@ -191,3 +191,75 @@ def test_a_fixed_interval_counts_from_the_last_checkpoint(make_training: MakeWor
         world.state.job, world.state.checkpoints, world.state.incidents, POLICY, world.at
     )
     assert cadence.next_at(world.state.job, world.state.checkpoints, chosen) == asked_at(world)[0] + 20.0
+
+
+# ---- of snapshots ----
+
+
+def snapshots_of(world: Told, *costs: SaveCost) -> cadence.Cadence:
+    assert world.state.job is not None
+    return cadence.of_snapshots(world.state.job, costs, world.state.incidents, POLICY, world.at)
+
+
+def test_the_first_snapshot_is_taken_early_and_its_cost_decides_about_the_others(
+    make_training: MakeWorld,
+) -> None:
+    world = make_training()
+    first = snapshots_of(world)
+    assert first.interval_seconds == POLICY.first_snapshot_seconds
+    assert "follows from what it costs" in first.why
+    measured = snapshots_of(world, SaveCost(stall_seconds=0.5, work_seconds=2.0))
+    assert measured.interval_seconds == pytest.approx(young_daly_seconds(0.5, 3600.0 + world.at), rel=0.01)
+
+
+def test_a_snapshot_is_never_ordered_before_the_last_one_can_be_held(make_training: MakeWorld) -> None:
+    chosen = snapshots_of(make_training(), SaveCost(stall_seconds=0.001, work_seconds=40.0))
+    assert chosen.interval_seconds == 80.0 and "but one takes 40 s" in chosen.why
+
+
+def test_the_job_bounds_its_snapshots_or_fixes_them(make_training: MakeWorld) -> None:
+    world = make_training(memory=5)
+    dear = SaveCost(stall_seconds=10.0, work_seconds=None)
+    assert snapshots_of(world, dear).interval_seconds == 5.0
+    assert "snapshot.interval_seconds allows no more" in snapshots_of(world, dear).why
+    job = world.state.job
+    assert job is not None
+    fixed = SnapshotSpec(interval=CheckpointMode.FIXED, interval_seconds=7.0)
+    world.state.job = replace(job, spec=replace(job.spec, snapshot=fixed))
+    assert snapshots_of(world, dear).why == "a snapshot every 7 s, as snapshot.interval_seconds says"
+
+
+def test_snapshots_come_as_often_as_their_stall_says(make_world: MakeWorld) -> None:
+    """The first after half a minute; then as Young and Daly say for the half second that it cost."""
+    world = make_world(memory=600, steps=10_000)
+    world.agents.with_memory = True
+    world.agents.stall_seconds = 0.5
+    world.start_job()
+    world.run(4.0)
+    orders: list[float] = []
+    while world.at < 200.0:
+        before = len(world.performed(actions.TakeSnapshot))
+        world.tick()
+        if len(world.performed(actions.TakeSnapshot)) > before:
+            orders.append(world.at)
+    began = world.state.job.started_at if world.state.job else None
+    assert began is not None and orders[0] == pytest.approx(began + POLICY.first_snapshot_seconds, abs=1.0)
+    wanted = young_daly_seconds(0.5, 3700.0)
+    assert all(b - a == pytest.approx(wanted, rel=0.05) for a, b in pairwise(orders))
+    assert sum("a snapshot every" in text for text in world.said) == 1
+
+
+def test_a_new_controller_knows_from_the_agents_what_snapshots_cost(make_world: MakeWorld) -> None:
+    world = make_world(memory=600, steps=10_000)
+    world.agents.with_memory = True
+    world.agents.stall_seconds = 0.5
+    world.start_job()
+    world.run(40.0)
+    before = snapshots_of(world, *snapshots.costs(world.state)).interval_seconds
+    world.stop_controller()
+    world.run(1.0)
+    world.start_controller()
+    world.run(2.0)
+    assert not world.state.memory.snapshot_costs
+    after = snapshots_of(world, *snapshots.costs(world.state)).interval_seconds
+    assert after == pytest.approx(before, rel=0.01)

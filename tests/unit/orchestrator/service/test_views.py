@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.core.ids import TrainerId
-from orchestrator.core.state import ClusterState, JobState
+from orchestrator.core.spec import SnapshotSpec
+from orchestrator.core.state import ClusterState, JobState, SaveCost
 from orchestrator.service import snapshot, views
 from orchestrator.service.ledger_view import LedgerView
 from tests.cluster_states import NOW, ended, record, trainer_status, working
@@ -95,6 +98,21 @@ def test_a_generation_is_shown_member_by_member() -> None:
 def test_checkpoints_show_how_long_they_took() -> None:
     [shown] = views.checkpoints(snapshot.take(working()))
     assert (shown.state, shown.step, shown.bytes, shown.seconds) == ("sealed", 10, 4096, 1.5)
+
+
+def test_a_job_says_how_often_state_is_saved_and_why() -> None:
+    state = working()
+    state.memory.snapshot_costs = (SaveCost(stall_seconds=0.5, work_seconds=2.0),)
+    state.memory.snapshot_at = NOW - 5.0
+    [shown] = views.jobs(snapshot.take(state), "/w", NOW)
+    assert "as checkpoint.interval_seconds says" in shown.checkpoints.why
+    assert shown.snapshots.why.startswith("a snapshot every ")
+    assert shown.snapshots.next_at == pytest.approx(NOW - 5.0 + shown.snapshots.interval_seconds)
+    assert state.job is not None
+    off = replace(state.job.spec, snapshot=SnapshotSpec(enabled=False))
+    state.job = replace(state.job, spec=off)
+    [shown] = views.jobs(snapshot.take(state), "/w", NOW)
+    assert not shown.HasField("snapshots")
 
 
 def test_goodput_is_time_in_committed_steps_over_time_since_the_start() -> None:
