@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from orchestrator.core.held import SaveCost
 from orchestrator.core.ids import IncidentId
 from orchestrator.core.intervals import young_daly_seconds
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import CheckpointMode
-from orchestrator.core.state import NO_GENERATION, Checkpoint, CheckpointState, Incident, Job, SaveCost
+from orchestrator.core.state import NO_GENERATION, Checkpoint, CheckpointState, Incident, Job
 from orchestrator.core.words import count, lasting
 
 MEASURED = (CheckpointState.SEALED, CheckpointState.WRITING)
@@ -133,7 +134,9 @@ def of_snapshots(
         return Cadence(interval_seconds=spec.interval_seconds, stall_seconds=stall, mean_seconds=0.0, why=why)
     if not stalls:
         interval = min(policy.first_snapshot_seconds, spec.interval_seconds)
-        why = f"the first snapshot after {lasting(interval)}: how often one is taken follows from what it costs"
+        why = (
+            f"the first snapshot after {lasting(interval)}: how often one is taken follows from what it costs"
+        )
         return Cadence(
             interval_seconds=interval,
             stall_seconds=policy.assumed_stall_seconds,

@@ -1,13 +1,14 @@
-"""What agents hold in host memory, and where a restore reads it: plain values, shared by events, state and actions.
+"""What agents hold in host memory, what is on its way there, and where a restore reads it.
 
-No behaviour but names. Next: `snapshots.py`, which decides; `tiers.py`, which picks what is restored.
+Plain values, shared by events, state and actions; a request under way counts what it hears. Next: `snapshots.py`, which
+decides; `tiers.py`, which picks what is restored.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from orchestrator.core.ids import GenerationNumber, Rank, Step
+from orchestrator.core.ids import GenerationNumber, NodeId, Rank, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,3 +41,42 @@ class ShardSource:
     entry: str
     addresses: tuple[str, ...]
     """Memory servers of the agents that hold it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCost:
+    """What one snapshot took."""
+
+    stall_seconds: float
+    """For which training stood still."""
+    work_seconds: float | None
+    """From its order until it was sealed; None where another controller had ordered it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SnapshotRequest:
+    """A snapshot that was ordered and is not sealed yet."""
+
+    request: str
+    generation: GenerationNumber
+    at: float
+    holders: int
+    """How many agents are to hold each shard."""
+    shards: int = 0
+    """Of the whole, as the first shard says."""
+    told: dict[Rank, set[NodeId]] = field(default_factory=dict)
+    """Who has said to hold the shard of a rank."""
+    ready: int = 0
+    """Shards that as many have told of as should."""
+
+    def take_note(self, shard: HeldShard, node: NodeId) -> None:
+        """A node holds a shard of it. Counted as they come, since thousands do."""
+        nodes = self.told.setdefault(shard.rank, set())
+        before = len(nodes)
+        nodes.add(node)
+        self.shards = shard.shards
+        self.ready += before < self.holders <= len(nodes)
+
+    @property
+    def seems_sealed(self) -> bool:
+        return 0 < self.shards <= self.ready

@@ -16,7 +16,7 @@ from orchestrator.core import buddies, cadence, checkpoints, credible, roster
 from orchestrator.core.actions import DropSnapshots, TakeSnapshot
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import CheckpointFailed, SnapshotsHeld
-from orchestrator.core.held import HeldShard, ShardSource
+from orchestrator.core.held import HeldShard, SaveCost, ShardSource, SnapshotRequest
 from orchestrator.core.ids import GenerationNumber, NodeId, Rank, Step
 from orchestrator.core.spec import CheckpointMode
 from orchestrator.core.state import (
@@ -24,8 +24,6 @@ from orchestrator.core.state import (
     Generation,
     GenerationKind,
     JobState,
-    SaveCost,
-    SnapshotRequest,
 )
 from orchestrator.core.words import count, listed
 

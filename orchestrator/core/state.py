@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from orchestrator.core.events import PairChecked, TrainerStatus
-from orchestrator.core.held import HeldShard, ShardSource
+from orchestrator.core.held import HeldShard, SaveCost, ShardSource, SnapshotRequest
 from orchestrator.core.ids import (
     GenerationNumber,
     IncidentId,
@@ -299,45 +299,6 @@ class Blame:
     """When the controller heard of it; waits count from here."""
     since: float
     """When it was; earlier, if there was no controller to tell."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaveCost:
-    """What one snapshot took."""
-
-    stall_seconds: float
-    """For which training stood still."""
-    work_seconds: float | None
-    """From its order until it was sealed; None where another controller had ordered it."""
-
-
-@dataclass(slots=True, kw_only=True)
-class SnapshotRequest:
-    """A snapshot that was ordered and is not sealed yet."""
-
-    request: str
-    generation: GenerationNumber
-    at: float
-    holders: int
-    """How many agents are to hold each shard."""
-    shards: int = 0
-    """Of the whole, as the first shard says."""
-    told: dict[Rank, set[NodeId]] = field(default_factory=dict)
-    """Who has said to hold the shard of a rank."""
-    ready: int = 0
-    """Shards that as many have told of as should."""
-
-    def take_note(self, shard: HeldShard, node: NodeId) -> None:
-        """A node holds a shard of it. Counted as they come, since thousands do."""
-        nodes = self.told.setdefault(shard.rank, set())
-        before = len(nodes)
-        nodes.add(node)
-        self.shards = shard.shards
-        self.ready += before < self.holders <= len(nodes)
-
-    @property
-    def seems_sealed(self) -> bool:
-        return 0 < self.shards <= self.ready
 
 
 class PairPurpose(Enum):

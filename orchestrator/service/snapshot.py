@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from orchestrator.core import snapshots
 from orchestrator.core.events import TrainerStatus
+from orchestrator.core.held import SaveCost
 from orchestrator.core.ids import IncidentId, NodeId, Step, TrainerId
-from orchestrator.core.state import Checkpoint, ClusterState, Generation, Incident, Job, Node, SaveCost
+from orchestrator.core.state import Checkpoint, ClusterState, Generation, Incident, Job, Node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

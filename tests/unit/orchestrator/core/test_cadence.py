@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from orchestrator.core import actions, cadence, events, snapshots
 from orchestrator.core.cadence import Tier
+from orchestrator.core.held import SaveCost
 from orchestrator.core.intervals import young_daly_seconds
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import CheckpointMode, SnapshotSpec, TimeoutSpec
-from orchestrator.core.state import NO_GENERATION, CheckpointState, SaveCost
+from orchestrator.core.state import NO_GENERATION, CheckpointState
 from tests.unit.orchestrator.core.told import NODE_2, NODE_3, MakeWorld, Told
 
 POLICY = Policy.from_timeouts(TimeoutSpec())

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from orchestrator.core.held import SaveCost
 from orchestrator.core.ids import TrainerId
 from orchestrator.core.spec import SnapshotSpec
-from orchestrator.core.state import ClusterState, JobState, SaveCost
+from orchestrator.core.state import ClusterState, JobState
 from orchestrator.service import snapshot, views
 from orchestrator.service.ledger_view import LedgerView
 from tests.cluster_states import NOW, ended, record, trainer_status, working
