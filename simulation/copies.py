@@ -188,6 +188,9 @@ class Copies:
         if not all(each.donor.alive for each in self._stagings):
             self._fail(order, "the donor hung up")
             return
+        if self._ground.chance(self._ground.faults.copy_overtaken_chance):
+            self._fail(order, "log full", standing_only=True)
+            return
         for staging in self._stagings:
             staging.arrived = True
         version = min(min(each.versions.values()) for each in self._stagings)
@@ -197,10 +200,13 @@ class Copies:
         network = self._ground.network
         return staging.donor.awake and network.meshed([staging.donor.place, self._place])
 
-    def _fail(self, order: AcquireParts, reason: str) -> None:
+    def _fail(self, order: AcquireParts, reason: str, *, standing_only: bool = False) -> None:
         if self._order is order:
             self.clear()
-            self._report(AcquisitionFailed(acquisition=order.acquisition, reason=reason))
+            failed = AcquisitionFailed(
+                acquisition=order.acquisition, reason=reason, standing_only=standing_only
+            )
+            self._report(failed)
 
 
 def give(ground: Ground, followers: Sequence[Staging], state: Holdings) -> None:

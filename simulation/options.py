@@ -75,6 +75,8 @@ class Faults:
     rot_rate: float = 0.0
     """A sealed checkpoint is damaged, or a shard in an agent's memory."""
     copy_fails_chance: float = 0.0
+    copy_overtaken_chance: float = 0.0
+    """Training changes the parts faster than they are copied."""
     human_rate: float = 0.0
     """Somebody drains, cordons, gives back, or wants a checkpoint."""
 
@@ -108,6 +110,7 @@ CEILINGS = {
     "torn_shard_chance": 0.2,
     "rot_rate": 0.05,
     "copy_fails_chance": 0.5,
+    "copy_overtaken_chance": 0.5,
     "human_rate": 0.15,
 }
 """The strongest that a seed may draw of each."""

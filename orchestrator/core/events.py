@@ -221,6 +221,8 @@ class AcquisitionFailed(_TrainerEvent):
 
     acquisition: str
     reason: str
+    standing_only: bool = False
+    """The parts can only be had while training stands still: it changes them faster than they are copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

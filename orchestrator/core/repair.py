@@ -3,7 +3,8 @@
 `plan_repair` is level-triggered: it compares the members and the placement with what they should be and does not ask
 what happened. It seats newcomers first, has survivors copy what is missing where no newcomer comes, and empties
 draining nodes. The copies (`Acquire`) run while the others train; when all have caught up, a planned generation takes
-the newcomers in. With nothing left to do incidents close, or say why redundancy cannot come back for now.
+the newcomers in. What is too much to be copied meanwhile is sent when that generation begins. With nothing left to do
+incidents close, or say why redundancy cannot come back for now.
 """
 
 from __future__ import annotations
@@ -105,9 +106,19 @@ def parts_acquired(decision: Decision, event: PartsAcquired) -> None:
 
 
 def acquisition_failed(decision: Decision, event: AcquisitionFailed) -> None:
-    """A copy has ended early. Planned again, unless this trainer has failed too often."""
+    """A copy has ended early. Planned again, unless this trainer has failed too often; one that cannot be made while
+    training goes on is made when the planned generation begins: its members send each other what one of them lacks."""
     acquisition = decision.state.acquisitions.get(event.acquisition)
     if acquisition is None or (acquisition.trainer, acquisition.start) != (event.trainer, event.start):
+        return
+    if event.standing_only:
+        acquisition.caught_up = True
+        first = incidents.first_open(decision.state)
+        text = (
+            f"{event.trainer} cannot copy {count(len(acquisition.parts), 'part')} while training goes on "
+            f"({event.reason}): training stands still for them at the next boundary"
+        )
+        decision.say(text, first.id if first else None)
         return
     count_failure(decision, event.trainer)
     drop(decision, f"{event.trainer} could not copy: {event.reason}")

@@ -207,6 +207,7 @@ def _acquisition_failed(message: pb.AgentMessage, envelope: checked.Envelope) ->
         **source,
         acquisition=checked.text("acquisition_failed.acquisition", said.acquisition),
         reason=checked.words(said.reason),
+        standing_only=said.standing_only,
     )
 
 

@@ -49,6 +49,8 @@ class Agents:
     def __init__(self, controller: Controller) -> None:
         self.alive: dict[NodeId, Agent] = {}
         self.fail_acquisitions: set[TrainerId] = set()
+        self.overtake_acquisitions: set[TrainerId] = set()
+        """Trainers that copy more slowly than training goes on."""
         self.wrong: set[TrainerId] = set()
         """Trainers that compute wrong answers in pair checks."""
         self.slowness: dict[NodeId, float] = {}
@@ -236,6 +238,10 @@ class Agents:
         if trainer.id in self.fail_acquisitions or None in donors:
             reason = "the donor hung up"
             self.report(agent, trainer, events.AcquisitionFailed, acquisition=acquisition, reason=reason)
+            return
+        if trainer.id in self.overtake_acquisitions:
+            fields = {"acquisition": acquisition, "reason": "log full", "standing_only": True}
+            self.report(agent, trainer, events.AcquisitionFailed, **fields)
             return
         trainer.holds |= trainer.acquiring
         trainer.following = True

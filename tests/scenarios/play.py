@@ -224,6 +224,9 @@ class _Stage:
     def fail_copies(self, name: str) -> None:
         self.world.agents.fail_acquisitions.add(TrainerId(name))
 
+    def overtake_copies(self, name: str) -> None:
+        self.world.agents.overtake_acquisitions.add(TrainerId(name))
+
     def fail_writes(self, name: str) -> None:
         self.world.training.fail_checkpoints.add(TrainerId(name))
 
@@ -233,6 +236,7 @@ class _Stage:
         self.world.agents.slowness.clear()
         self.world.barren.clear()
         self.world.agents.fail_acquisitions.clear()
+        self.world.agents.overtake_acquisitions.clear()
         self.world.training.fail_checkpoints.clear()
 
     def slow(self, name: str, times: str) -> None:
@@ -349,6 +353,7 @@ _FAILURES = (
 )
 _BAD_LUCK = (
     "fail_copies",
+    "overtake_copies",
     "fail_writes",
     "mend",
     "agent",

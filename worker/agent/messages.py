@@ -214,6 +214,8 @@ class PartsAcquired:
 class AcquisitionFailed:
     acquisition: str
     reason: str
+    standing_only: bool = False
+    """The parts can only be had while training stands still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,8 @@ class Donation:
     log_entries: int = 0
     log_bytes: int = 0
     ended: str | None = None
+    standing_only: bool = False
+    """It has ended because no copy can be made while training goes on."""
 
 
 class Donations:
@@ -231,9 +233,8 @@ class Donations:
             if state is None:
                 self._end_followers(part, f"{part} is not held by this donor any more")
             elif state.bytes > bytes_max:
-                self._end_followers(
-                    part, f"{part} has {state.bytes} bytes, snapshot_bytes_max is {bytes_max}"
-                )
+                reason = f"{part} has {state.bytes} bytes, snapshot_bytes_max is {bytes_max}"
+                self._end_followers(part, reason, standing_only=True)
             else:
                 states[part] = state
         return states
@@ -291,20 +292,20 @@ class Donations:
                     donation.log_entries > self._limits.log_entries_max
                     or donation.log_bytes > self._limits.log_bytes_max
                 ):
-                    self._end(donation, LOG_FULL)
+                    self._end(donation, LOG_FULL, standing_only=True)
             self._release(entry)
             self._condition.notify_all()
 
-    def _end_followers(self, part: str, reason: str) -> None:
+    def _end_followers(self, part: str, reason: str, *, standing_only: bool = False) -> None:
         """Ends the donations that wait for the part or follow it; takes the lock."""
         with self._condition:
             for donation in self._donations:
                 if part in donation.waiting or part in donation.versions:
-                    self._end(donation, reason)
+                    self._end(donation, reason, standing_only=standing_only)
 
-    def _end(self, donation: Donation, reason: str) -> None:
+    def _end(self, donation: Donation, reason: str, *, standing_only: bool = False) -> None:
         if donation.ended is None:
-            donation.ended = reason
+            donation.ended, donation.standing_only = reason, standing_only
         for item in donation.queue:
             self._release(item)
         donation.queue.clear()

@@ -97,6 +97,11 @@ class DonationEnded(PeerError):
     """The donor ended the copy and says why; start again with a new snapshot."""
 
 
+class StandingOnly(DonationEnded):
+    """No copy can be made while training goes on: it changes the part faster than it is copied, or the part is larger
+    than what a donor may set aside."""
+
+
 class RefusalCode(enum.Enum):
     """Why a donor did not take a request. The fence (`STALE`, `NEWER`) is checked before anything is read."""
 

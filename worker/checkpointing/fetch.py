@@ -25,6 +25,7 @@ from worker.checkpointing.errors import (
     PeerLost,
     PeerRefused,
     RefusalCode,
+    StandingOnly,
 )
 from worker.checkpointing.frames import (
     PROTOCOL,
@@ -323,7 +324,7 @@ class _Conversation:
                     reason=message.reason,
                 )
             case Ended():
-                raise self._error(DonationEnded, message.reason)
+                raise self._error(StandingOnly if message.standing_only else DonationEnded, message.reason)
             case _:
                 return message, payload_bytes
 

@@ -82,6 +82,8 @@ class Ended:
     """The donor ends the donation; nothing follows. (A newcomer that has enough just closes the connection.)"""
 
     reason: str
+    standing_only: bool = False
+    """Another try while training goes on would end in the same way."""
 
 
 Message = Hello | Subscribe | Welcome | Refused | Blob | Digest | Beat | Ended

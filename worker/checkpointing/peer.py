@@ -178,7 +178,7 @@ class PeerServer:
             while not channel.readable():  # a newcomer says nothing more; what can be read is its end
                 self._donate_next(channel, donation)
                 if donation.ended is not None:
-                    channel.send(Ended(reason=donation.ended))
+                    channel.send(Ended(reason=donation.ended, standing_only=donation.standing_only))
                     return
         finally:
             self._donations.close(donation)

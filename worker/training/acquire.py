@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 
 from worker.agent.messages import AcquireParts, AcquisitionFailed, PartsAcquired, Report
-from worker.checkpointing.errors import PeerError
+from worker.checkpointing.errors import PeerError, StandingOnly
 from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity, ReplayEntry
 from worker.checkpointing.parts import PartTensors
 from worker.training.optimizer import AdamW
@@ -81,7 +81,12 @@ class Acquisitions:
             versions = fetch.await_snapshots(self._acquire_seconds)
         except (PeerError, OSError) as error:
             if not abandoned.is_set():
-                self._report(AcquisitionFailed(acquisition=order.acquisition, reason=str(error)))
+                failed = AcquisitionFailed(
+                    acquisition=order.acquisition,
+                    reason=str(error),
+                    standing_only=isinstance(error, StandingOnly),
+                )
+                self._report(failed)
             return
         version = min(versions.values())
         self._on_copied(version)

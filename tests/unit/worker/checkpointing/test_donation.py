@@ -175,6 +175,7 @@ def test_a_part_larger_than_the_bound_ends_the_donation_and_names_both() -> None
     donation = donations.open(("dense",))
     trainer.commit(donations)
     assert donation.ended == "dense has 600 bytes, snapshot_bytes_max is 240"
+    assert donation.standing_only
 
 
 def test_newcomers_at_one_boundary_share_a_snapshot_and_the_log() -> None:
@@ -195,7 +196,7 @@ def test_a_full_log_ends_that_donation_and_no_other() -> None:
         trainer.commit(donations)
         for item in drain(donations, quick):
             newcomer.take(item)
-    assert slow.ended == LOG_FULL
+    assert (slow.ended, slow.standing_only) == (LOG_FULL, True)
     assert list(drain(donations, slow)) == []
     assert quick.ended is None
     assert all(same_bits(newcomer.parts[part], trainer.parts[part]) for part in EXPERTS)
