@@ -6,6 +6,7 @@ in `device.py`; what orders and generations mean for it is in `machine.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from worker.agent.controller_messages import (
@@ -136,8 +137,15 @@ class Crew:
             device.told_silent = False
             self._outgoing.outbox.forget_silence(device.trainer)
 
-    def tick(self, at: float) -> None:
+    def quiet(self, at: float) -> dict[str, int]:
+        """The pids of the processes that the kernel is to be asked about, by trainer."""
+        devices = self.devices.values()
+        return {each.trainer: each.pid for each in devices if each.pid and each.quiet(at, self._limits)}
+
+    def tick(self, at: float, processor_seconds: Mapping[str, float]) -> None:
         """Start what has waited long enough, and tell the silent ones, once each."""
+        for trainer, used in processor_seconds.items():
+            self.devices[trainer].take_processor_seconds(used, at)
         for device in self.devices.values():
             self._start_if_due(device, at)
             if not device.running or device.told_silent or device.killed is not Killed.NO:

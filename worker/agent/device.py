@@ -64,6 +64,11 @@ class Device:
     ready: Ready | None = None
     beat: Beat | None = None
     last_sign_at: float = 0.0
+    last_work_at: float = 0.0
+    """When the kernel last saw the process at work, although it said nothing."""
+    looked_at: float = 0.0
+    used_seconds: float = 0.0
+    """Processor time that it had used then."""
     told_silent: bool = False
     told: int = 0
     """The newest generation that the process was told."""
@@ -86,7 +91,7 @@ class Device:
         self.running = True
         self.pid = 0
         self.ready = self.beat = self.ended = self.restart_at = None
-        self.last_sign_at = at
+        self.last_sign_at = self.last_work_at = self.looked_at = at
         self.told_silent = self.refused = False
         self.told = self.seat = 0
         self.killed = Killed.NO
@@ -122,9 +127,27 @@ class Device:
         while len(self.seals) > policy.SEALS_LIMIT:
             del self.seals[next(iter(self.seals))]
 
+    def quiet(self, at: float, limits: policy.Policy) -> bool:
+        """Whether it has said nothing for so long that the kernel is to be asked about it."""
+        long = limits.hang_seconds * policy.QUIET_SHARE
+        return self.running and self.ready is not None and at - self.last_sign_at >= long
+
+    def take_processor_seconds(self, used: float, at: float) -> None:
+        """What the process has used so far. One that works is not hung, although none of its threads can say so:
+        a library holds the interpreter, or the kernel its memory map."""
+        passed = at - self.looked_at
+        if passed < policy.LOOK_SECONDS:
+            return
+        if passed < policy.LOOK_LIMIT_SECONDS and used - self.used_seconds >= policy.BUSY_SHARE * passed:
+            self.last_work_at = at
+        self.looked_at, self.used_seconds = at, used
+
     def silent_seconds(self, at: float) -> float:
-        """Since the process last gave a sign of life; 0 when there is none that could."""
-        return max(0.0, at - self.last_sign_at) if self.running else 0.0
+        """Since the process last gave a sign of life; 0 when there is none that could. Work is one for a while."""
+        if not self.running:
+            return 0.0
+        silent = max(0.0, at - self.last_sign_at)
+        return silent if silent > policy.BUSY_SECONDS else min(silent, max(0.0, at - self.last_work_at))
 
     def silence_limit_seconds(self, limits: policy.Policy) -> float:
         """How long it may be silent: while it imports and makes its device context it has no beat yet."""

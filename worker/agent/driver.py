@@ -47,6 +47,7 @@ from worker.agent.machine import Machine
 from worker.agent.memory import HostMemory
 from worker.agent.messages import Report
 from worker.agent.supervisor import TRAINER_COMMAND, SpawnError, Supervisor
+from worker.agent.vitals import processor_seconds
 from worker.hostmemory.identity import ShardRecord
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,10 @@ class Driver:
 
     async def _tick(self) -> None:
         while True:
-            self._feed(ClockTicked(at=self._now()))
+            at = self._now()
+            looks = {trainer: processor_seconds(pid) for trainer, pid in self._machine.quiet(at).items()}
+            used = {trainer: seconds for trainer, seconds in looks.items() if seconds is not None}
+            self._feed(ClockTicked(at=at, processor_seconds=used))
             await asyncio.sleep(TICK_SECONDS)
 
     def _signalled(self, number: signal.Signals) -> None:

@@ -6,7 +6,8 @@ only. Next: `instructions.py`, the outputs, and `machine.py`, which turns one in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from worker.agent.controller_messages import ControllerMessage
 from worker.agent.messages import Report
@@ -82,6 +83,9 @@ class CopyEnded(_Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockTicked(_Event):
     """Time has passed."""
+
+    processor_seconds: Mapping[str, float] = field(default_factory=dict)
+    """By trainer: what the processes that `Machine.quiet` names have used so far."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

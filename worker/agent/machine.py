@@ -136,7 +136,7 @@ class Machine:
             case CopyEnded():
                 self.snapshots.sent(event)
             case ClockTicked():
-                self._tick(event.at)
+                self._tick(event)
             case EndAsked():
                 self._end(event.reason, event.exit_code)
             case _:
@@ -413,7 +413,12 @@ class Machine:
 
     # ---- time ----
 
-    def _tick(self, at: float) -> None:
+    def quiet(self, at: float) -> dict[str, int]:
+        """The pids of trainers that have said nothing for a while."""
+        return self.crew.quiet(at) if self.crew is not None else {}
+
+    def _tick(self, event: ClockTicked) -> None:
+        at = event.at
         slept = at - self._ticked_at
         self._ticked_at = at
         if slept > policy.OWN_PAUSE_SECONDS:
@@ -425,7 +430,7 @@ class Machine:
         if self.outgoing.link is not Link.REGISTERED and at - self._away_since >= orphan:
             self._end(f"no controller for {orphan:g} s", EXIT_ORPHANED)
         elif self.crew is not None and self.policy is not None:
-            self.crew.tick(at)
+            self.crew.tick(at, event.processor_seconds)
             self._beat_heart(self.crew, self.policy, at)
 
     def _beat_heart(self, crew: Crew, limits: Policy, at: float) -> None:

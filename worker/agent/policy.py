@@ -27,6 +27,16 @@ REPORTING_RANKS = (0, 1)
 """Agents of these ranks report every committed step; two, so that the ledger survives the loss of one."""
 OWN_PAUSE_SECONDS = 1.0
 """Between two ticks: more means that the agent itself did not run, and can blame nobody for silence."""
+QUIET_SHARE = 1 / 3
+"""Of the hang limit: a trainer that has said nothing for so long has its processor time looked at from then on."""
+LOOK_SECONDS = 0.2
+"""Between two looks, at least."""
+LOOK_LIMIT_SECONDS = 1.0
+"""A look that was longer ago says nothing about now."""
+BUSY_SHARE = 0.25
+"""Of one processor: a process that used as much since the last look is at work."""
+BUSY_SECONDS = 30.0
+"""A process that has said nothing for so long hangs, whatever it does meanwhile."""
 SEALS_LIMIT = 16
 """Checkpoints to be sealed that one device remembers."""
 DEVICES_LIMIT = 64

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from worker.transfer import frames
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Ended:
     """The donor ends the donation; nothing follows. (A newcomer that has enough just closes the connection.)"""
 
     reason: str
-    standing_only: bool = False
+    standing_only: bool
     """Another try while training goes on would end in the same way."""
 
 

@@ -72,6 +72,8 @@ def _typed(place: str, wanted: str, value: object) -> object:
             return value
         case "int", int() if not isinstance(value, bool) and value >= 0:
             return value
+        case "bool", bool():
+            return value
         case "float", float() | int() if not isinstance(value, bool):
             return float(cast(float, value))
         case "tuple[str, ...]", list() if all(isinstance(item, str) for item in value):

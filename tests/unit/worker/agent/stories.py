@@ -223,15 +223,21 @@ class Story:
         )
 
     def passes(
-        self, seconds: float, every_seconds: float = 0.05, beating: Sequence[str] = ()
+        self,
+        seconds: float,
+        every_seconds: float = 0.05,
+        beating: Sequence[str] = (),
+        processors: float = 0.0,
     ) -> list[Instruction]:
-        """Time goes by in ticks; gives all that came of them. Trainers in `beating` are alive meanwhile."""
+        """Time goes by in ticks; gives all that came of them. Trainers in `beating` are alive meanwhile; those that
+        say nothing use so many processors."""
         given: list[Instruction] = []
         for _ in range(round(seconds / every_seconds)):
             self.at += every_seconds
             for trainer in beating:
                 given += self.beats(trainer)
-            given += self.happens(ClockTicked(at=self.at))
+            used = dict.fromkeys(self.machine.quiet(self.at), self.at * processors)
+            given += self.happens(ClockTicked(at=self.at, processor_seconds=used))
         self.out = given
         return given
 

@@ -216,6 +216,33 @@ def test_a_trainer_that_beats_is_not_silent(story: Story) -> None:
     assert not [e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]
 
 
+def test_a_trainer_that_works_without_a_word_has_more_time(story: Story) -> None:
+    """Gigabytes of pinned memory are made, and meanwhile none of its threads gets on."""
+    story.trains()
+    story.passes(25.0, processors=1.0)
+    assert not [e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]
+    story.passes(10.0, processors=1.0)
+    told = [e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]
+    assert [each.silent_seconds for each in told] == [pytest.approx(policy.BUSY_SECONDS, abs=0.2)]
+
+
+def test_a_trainer_that_stops_working_is_silent_from_then_on(story: Story) -> None:
+    """Stopped in the middle of its work."""
+    story.trains()
+    story.passes(10.0, processors=1.0)
+    story.passes(2.5)
+    assert not [e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]
+    story.passes(1.0)
+    assert len([e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]) == 1
+
+
+def test_a_little_work_is_no_sign_of_life(story: Story) -> None:
+    """Some thread of a library wakes up now and then."""
+    story.trains()
+    story.passes(4.0, processors=0.1)
+    assert len([e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]) == 1
+
+
 def test_a_trainer_that_starts_has_more_time(story: Story) -> None:
     """It imports and makes its device context, and has no beat yet."""
     story.is_welcomed()

@@ -48,7 +48,7 @@ MESSAGES: list[Message] = [
     ),
     Digest(sha256="ab"),
     Beat(),
-    Ended(reason="log full"),
+    Ended(reason="log full", standing_only=True),
 ]
 
 
@@ -88,7 +88,8 @@ def test_a_message_with_a_field_too_few_too_many_or_of_another_type_is_refused(m
         with pytest.raises(ChannelError):
             decode(json.dumps(broken).encode(), VOCABULARY)
     for field in dataclasses.fields(message):
-        wrong_values: list[object] = [None, [1], {}, True, *([-1] if field.type == "int" else [])]
+        neither = 1 if field.type == "bool" else True
+        wrong_values: list[object] = [None, [1], {}, neither, *([-1] if field.type == "int" else [])]
         for wrong in wrong_values:
             with pytest.raises(ChannelError, match=field.name):
                 decode(json.dumps(document | {field.name: wrong}).encode(), VOCABULARY)
