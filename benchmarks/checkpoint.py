@@ -140,7 +140,7 @@ class Ours:
     def __init__(self, setup: Setup, job: Job, store: dist.Store) -> None:
         self._setup, self._job, self._store = setup, job, store
         self._pieces = plan_shards(job.placement, setup.world, job.lengths)[setup.rank]
-        self._buffer = SnapshotBuffer(pinned=False)
+        self._buffer = SnapshotBuffer()
         self._buffer.reserve(3 * sum(piece.length for piece in self._pieces), torch.float32)
         self._writer: CheckpointWriter | None = None
         self._folder = setup.root

@@ -64,7 +64,7 @@ def write(root: Path, config: Mapping[str, Any], *, seed: int = 5, ranks: int = 
         weights = torch.randn(length, generator=generator) * 0.3
         states[part] = PartTensors(weights=weights, m=torch.zeros(length), v=torch.ones(length))
     storage = FileStorage(root)
-    writer = CheckpointWriter(storage=storage, buffer=SnapshotBuffer(pinned=False), limits=LIMITS)
+    writer = CheckpointWriter(storage=storage, buffer=SnapshotBuffer(), limits=LIMITS)
     shards = []
     for rank in range(ranks):
         pieces = tuple(

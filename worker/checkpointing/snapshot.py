@@ -7,6 +7,7 @@ a second request while the buffer is in use is answered `Busy`, and the step tha
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from torch import Tensor
 from worker.checkpointing.manifest import Piece
 from worker.checkpointing.names import KINDS
 from worker.checkpointing.parts import PartTensors, byte_view, precision_of
+from worker.checkpointing.pinning import PinnedMemory, cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +53,24 @@ class Busy:
 class SnapshotBuffer:
     """The host buffer of one trainer; at most one snapshot is out at a time."""
 
-    def __init__(self, *, pinned: bool) -> None:
-        self._pinned = pinned
+    def __init__(self, *, device: torch.device | None = None) -> None:
+        """For the copies of a GPU, `device`, the buffer is pinned."""
+        self._device = device if device is not None and device.type == "cuda" else None
         self._lock = threading.Lock()
         self._buffer: Tensor | None = None
+        self._pinned: PinnedMemory | None = None
         self._out: int | None = None
         self._out_since = 0.0
 
     def reserve(self, elements: int, dtype: torch.dtype) -> None:
-        """Makes the buffer beforehand and touches each page, so that the first snapshot costs what the others do."""
+        """Makes the buffer beforehand and touches each page, so that the first snapshot costs what the others do.
+
+        Not while a snapshot is out: then the next one pays. Raises MemoryError.
+        """
         with self._lock:
-            assert self._out is None
-            self._storage(elements, dtype).fill_(0)
+            held = 0 if self._buffer is None else self._buffer.numel()
+            if self._out is None and held < elements:
+                self._storage(elements, dtype)[held:].fill_(0)
 
     def take(
         self, *, step: int, pieces: Sequence[Piece], states: Mapping[str, PartTensors]
@@ -78,7 +86,7 @@ class SnapshotBuffer:
                 return Busy(step=self._out, held_seconds=time.monotonic() - self._out_since)
             body = self._storage(sum(len(KINDS) * piece.length for piece in pieces), dtype)
             self._out, self._out_since = step, time.monotonic()
-        copy_pieces(body, pieces, states)
+        copy_pieces(body, pieces, states, self._pinned)
         return Snapshot(step=step, pieces=tuple(pieces), precision=precision_of(dtype), body=body)
 
     def give_back(self, snapshot: Snapshot) -> None:
@@ -90,24 +98,48 @@ class SnapshotBuffer:
     def _storage(self, elements: int, dtype: torch.dtype) -> Tensor:
         if self._buffer is None or self._buffer.dtype != dtype or self._buffer.numel() < elements:
             self._buffer = None  # freed first: old and new together may be more than the host has
+            if self._pinned is not None:
+                self._pinned.release()
+                self._pinned = None
             try:
-                self._buffer = torch.empty(elements, dtype=dtype, pin_memory=self._pinned)
-            except RuntimeError as error:  # what torch raises when an allocation fails
+                if self._device is None:
+                    self._buffer = torch.empty(elements, dtype=dtype)
+                else:
+                    memory = memoryview(mmap.mmap(-1, elements * dtype.itemsize))
+                    self._pinned = PinnedMemory(memory, self._device)
+                    self._buffer = torch.frombuffer(memory, dtype=dtype)
+            except (RuntimeError, OSError) as error:  # what torch and mmap raise when an allocation fails
                 raise MemoryError(f"no room for a snapshot of {elements} elements: {error}") from error
         return self._buffer[:elements]
 
 
-def copy_pieces(body: Tensor, pieces: Sequence[Piece], states: Mapping[str, PartTensors]) -> None:
-    """Copy the pieces, one after the other, each as weights, m and v; returns when the state may be written again."""
+def copy_pieces(
+    body: Tensor,
+    pieces: Sequence[Piece],
+    states: Mapping[str, PartTensors],
+    pinned: PinnedMemory | None = None,
+) -> None:
+    """Copy the pieces, one after the other, each as weights, m and v; returns when the state may be written again.
+
+    Where `body` lies in pinned memory the copies from a GPU run at the speed of its link.
+    """
     offset = 0
-    pinned = body.is_pinned()
+    into_pinned = pinned is not None and pinned.holds(body)
+    size = body.element_size()
     devices: set[torch.device] = set()
     for piece in pieces:
         state = states[piece.part]
         assert 0 <= piece.start < piece.stop <= state.length and state.weights.dtype == body.dtype
         for tensor in state.in_order():
-            target = body[offset : offset + piece.length]
-            target.copy_(tensor.detach()[piece.start : piece.stop], non_blocking=pinned)
+            target, source = body[offset : offset + piece.length], tensor.detach()[piece.start : piece.stop]
+            if into_pinned:
+                assert pinned is not None
+                begin = target.data_ptr() - pinned.address
+                for start, stop in cuts(begin, begin + piece.length * size):
+                    part = slice((start - begin) // size, (stop - begin) // size)
+                    target[part].copy_(source[part], non_blocking=True)
+            else:
+                target.copy_(source)
             offset += piece.length
         devices.add(state.weights.device)
     for device in devices:

@@ -80,9 +80,7 @@ def import_mixtral(source: Path, workdir: Path, *, wrote: Callable[[int, int], N
         tensors = _Tensors(source, stack)
         tied = bool(given.get("tie_word_embeddings"))
         parts = list(_parts(config))
-        writer = CheckpointWriter(
-            storage=FileStorage(root), buffer=SnapshotBuffer(pinned=False), limits=WriteLimits()
-        )
+        writer = CheckpointWriter(storage=FileStorage(root), buffer=SnapshotBuffer(), limits=WriteLimits())
         shards = []
         for number, (name, layout, expert) in enumerate(parts):
             weights_N = torch.zeros(layout.length)

@@ -32,6 +32,7 @@ from worker.checkpointing.manifest import (
 from worker.checkpointing.memory import MemoryStorage
 from worker.checkpointing.names import KINDS, CheckpointId, shard_file
 from worker.checkpointing.parts import all_finite, byte_view, precision_of
+from worker.checkpointing.pinning import PinnedMemory
 from worker.checkpointing.snapshot import copy_pieces
 from worker.checkpointing.tensorfile import body_bytes, encode_header
 from worker.hostmemory.client import Caller
@@ -81,6 +82,8 @@ class Snapshots:
         self._hashing = threading.Event()
         self._assignment: Assignment | None = None
         self._making_ready: threading.Thread | None = None
+        self._pinned: dict[int, PinnedMemory] = {}
+        """By slot, where the state lies on a GPU."""
         if self._slots:
             threading.Thread(target=self._hash_all, name="snapshot-hasher", daemon=True).start()
 
@@ -101,9 +104,22 @@ class Snapshots:
             precision = self._identity.precision
             size = len(encode_header(pieces, precision)) + body_bytes(pieces, precision)
             self._making_ready = threading.Thread(
-                target=_make_ready, args=(self._slots[order.slot], size), name="snapshot-memory", daemon=True
+                target=self._make_ready, args=(order.slot, size), name="snapshot-memory", daemon=True
             )
             self._making_ready.start()
+
+    def _make_ready(self, slot: int, size: int) -> None:
+        with contextlib.suppress(NoRoom, MemoryError):  # whoever takes it will be told
+            view = self._slots[slot].view(size)
+            device = self._state.dense_P.device
+            if device.type != "cuda":
+                return
+            pinned = self._pinned.get(slot)
+            if pinned is None or not pinned.holds(torch.frombuffer(view, dtype=torch.uint8)):
+                if pinned is not None:
+                    del self._pinned[slot]
+                    pinned.release()
+                self._pinned[slot] = PinnedMemory(view, device)
 
     def take(self, order: TakeSnapshot, assignment: Assignment, began: float) -> None:
         """Copy this rank's share at the current version (training thread). Training stands still since `began`."""
@@ -149,7 +165,7 @@ class Snapshots:
         body = torch.frombuffer(
             view[len(header) : len(header) + size], dtype=dtype, count=size // dtype.itemsize
         )
-        copy_pieces(body, pieces, states)
+        copy_pieces(body, pieces, states, self._pinned.get(order.slot))
         self._hashing.set()
         self._copied.put_nowait(
             _Copied(
@@ -229,11 +245,6 @@ class Snapshots:
             },
             given_up=given_up,
         )
-
-
-def _make_ready(slot: MappedSlot, size: int) -> None:
-    with contextlib.suppress(NoRoom):  # whoever takes it will be told
-        slot.view(size)
 
 
 def _turned(addresses: Sequence[str], rank: int) -> Sequence[str]:

@@ -398,6 +398,7 @@ class Body:
             self._model = self._model_of(mesh.stage)
         state.attach(self._model, dispatcher)
         self.snapshots.enter(assignment)
+        self.saves.enter(assignment)
         held = [numbers.name(part) for part in range(state.parts) if state.holds(part)]
         trained = [
             () if state.frozen(numbers.expert(expert)) else ranks

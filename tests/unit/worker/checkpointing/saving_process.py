@@ -36,7 +36,7 @@ def main() -> None:
     storage = FileStorage(root)
     writer = CheckpointWriter(
         storage=storage,
-        buffer=SnapshotBuffer(pinned=False),
+        buffer=SnapshotBuffer(),
         limits=WriteLimits(chunk_bytes=4096, bytes_per_second=pace or None),
     )
     (pieces,) = plan_shards(dict.fromkeys(PLACEMENT, (0,)), 1, LENGTHS)

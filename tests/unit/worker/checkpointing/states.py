@@ -147,7 +147,7 @@ def write_shards(
     root: Path, checkpoint: CheckpointId, states: Mapping[str, PartTensors], world: int = 3
 ) -> tuple[Shard, ...]:
     """All ranks' shards of a checkpoint, written one after the other."""
-    writer = CheckpointWriter(storage=FileStorage(root), buffer=SnapshotBuffer(pinned=False), limits=LIMITS)
+    writer = CheckpointWriter(storage=FileStorage(root), buffer=SnapshotBuffer(), limits=LIMITS)
     shards = []
     for rank, pieces in enumerate(plan_shards(PLACEMENT, world, LENGTHS)):
         request = SaveRequest(checkpoint=checkpoint, rank=rank, pieces=pieces)

@@ -23,6 +23,7 @@ from tests.unit.worker.checkpointing.states import (
     save_shard,
 )
 from tests.waiting import wait_until
+from worker.checkpointing import pinning
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity
 from worker.checkpointing.names import CheckpointId
@@ -31,7 +32,7 @@ from worker.checkpointing.peer import PeerServer, ServerLimits
 from worker.checkpointing.plan import plan_shards
 from worker.checkpointing.reader import CheckpointReader
 from worker.checkpointing.sealing import seal
-from worker.checkpointing.snapshot import SnapshotBuffer
+from worker.checkpointing.snapshot import Snapshot, SnapshotBuffer
 from worker.checkpointing.storage import FileStorage
 from worker.checkpointing.writer import CheckpointWriter, SaveRequest, ShardSaved
 
@@ -54,7 +55,7 @@ def gpu_states() -> dict[str, PartTensors]:
 def test_a_checkpoint_goes_from_gpu_to_disk_and_back(tmp_path: Path) -> None:
     states = gpu_states()
     storage = FileStorage(tmp_path)
-    buffer = SnapshotBuffer(pinned=True)
+    buffer = SnapshotBuffer(device=torch.device("cuda"))
     writer = CheckpointWriter(storage=storage, buffer=buffer, limits=LIMITS)
     (pieces,) = plan_shards(dict.fromkeys(PLACEMENT, (0,)), 1, LENGTHS)
     checkpoint = CheckpointId(step=3, generation=4)
@@ -68,6 +69,17 @@ def test_a_checkpoint_goes_from_gpu_to_disk_and_back(tmp_path: Path) -> None:
     with CheckpointReader(storage, checkpoint, refuse_non_finite=True) as reader:
         reader.read(found)
     assert all(same_bits(found[part], states[part]) for part in states)
+
+
+def test_a_large_copy_crosses_the_edges_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinning, "CHUNK_BYTES", 1 << 12)
+    states = gpu_states()
+    (pieces,) = plan_shards(dict.fromkeys(PLACEMENT, (0,)), 1, LENGTHS)
+    plain = SnapshotBuffer().take(step=1, pieces=pieces, states=states)
+    pinned = SnapshotBuffer(device=torch.device("cuda")).take(step=1, pieces=pieces, states=states)
+    assert isinstance(plain, Snapshot) and isinstance(pinned, Snapshot)
+    assert pinned.body.is_pinned()
+    assert torch.equal(plain.body, pinned.body)
 
 
 def test_a_newcomer_copies_from_gpu_to_gpu_and_replays_there() -> None:

@@ -25,7 +25,7 @@ def test_a_snapshot_holds_the_slices_as_they_were(dtype: torch.dtype) -> None:
         torch.cat([tensor[piece.start : piece.stop] for tensor in states[piece.part].in_order()])
         for piece in PIECES
     ]
-    snapshot = taken(SnapshotBuffer(pinned=False).take(step=5, pieces=PIECES, states=states))
+    snapshot = taken(SnapshotBuffer().take(step=5, pieces=PIECES, states=states))
     for state in states.values():
         for tensor in state.in_order():
             tensor.zero_()  # training goes on
@@ -35,7 +35,7 @@ def test_a_snapshot_holds_the_slices_as_they_were(dtype: torch.dtype) -> None:
 
 def test_a_second_snapshot_is_answered_busy_until_the_first_is_given_back() -> None:
     states = {"dense": part_state(10, 1), "expert-00001": part_state(4, 2)}
-    buffer = SnapshotBuffer(pinned=False)
+    buffer = SnapshotBuffer()
     first = taken(buffer.take(step=5, pieces=PIECES, states=states))
     answer = buffer.take(step=6, pieces=PIECES, states=states)
     assert isinstance(answer, Busy)
@@ -47,7 +47,7 @@ def test_a_second_snapshot_is_answered_busy_until_the_first_is_given_back() -> N
 
 def test_the_buffer_is_used_again() -> None:
     states = {"dense": part_state(10, 1), "expert-00001": part_state(4, 2)}
-    buffer = SnapshotBuffer(pinned=False)
+    buffer = SnapshotBuffer()
     buffer.reserve(100, torch.float32)
     places = set()
     for step in range(3):
@@ -58,7 +58,7 @@ def test_the_buffer_is_used_again() -> None:
 
 
 def test_no_room_for_the_copy_is_a_memory_error_and_holds_nothing() -> None:
-    buffer = SnapshotBuffer(pinned=False)
+    buffer = SnapshotBuffer()
     with pytest.raises(MemoryError, match="no room for a snapshot"):
         buffer.reserve(1 << 60, torch.float32)
     states = {"dense": part_state(10, 1)}

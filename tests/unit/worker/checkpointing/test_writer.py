@@ -45,7 +45,7 @@ REQUEST = SaveRequest(checkpoint=CHECKPOINT, rank=1, pieces=PIECES)
 
 
 def writer_on(storage: Storage, limits: WriteLimits = LIMITS) -> CheckpointWriter:
-    return CheckpointWriter(storage=storage, buffer=SnapshotBuffer(pinned=False), limits=limits)
+    return CheckpointWriter(storage=storage, buffer=SnapshotBuffer(), limits=limits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -234,7 +234,7 @@ def test_no_memory_for_the_copy_is_a_value_too(tmp_path: Path) -> None:
         def _storage(self, elements: int, dtype: torch.dtype) -> torch.Tensor:
             return super()._storage(1 << 60, dtype)
 
-    writer = CheckpointWriter(storage=FileStorage(tmp_path), buffer=NoRoom(pinned=False), limits=LIMITS)
+    writer = CheckpointWriter(storage=FileStorage(tmp_path), buffer=NoRoom(), limits=LIMITS)
     answer = writer.save(REQUEST, full_state(3), lambda outcome: None)
     assert isinstance(answer, ShardFailed)
     assert "no room for a snapshot" in answer.error.reason

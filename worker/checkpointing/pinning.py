@@ -1,0 +1,62 @@
+"""Host memory that a GPU copies to directly: registered with the driver, chunk by chunk, in the background.
+
+Pinning takes the lock of the process's memory map. In one go, gigabytes keep every thread that touches fresh memory
+waiting for seconds, the one that gives signs of life among them; so it is done in chunks. A copy must not cross the
+edge of a chunk: `cuts` says where that is. What must not live here: what is copied (`snapshot.py`).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+
+import torch
+
+CHUNK_BYTES = 64 << 20
+_PORTABLE = 1
+"""cudaHostRegisterPortable."""
+
+
+class PinnedMemory:
+    """A registered stretch of memory, kept alive until `release`."""
+
+    def __init__(self, memory: memoryview, device: torch.device) -> None:
+        """Pins all of `memory`, which begins at a page. Raises MemoryError where the driver refuses; nothing is pinned
+        then."""
+        self._view = torch.frombuffer(memory, dtype=torch.uint8)
+        self.address = self._view.data_ptr()
+        assert self.address % mmap.PAGESIZE == 0
+        self._registered: list[int] = []
+        torch.cuda.set_device(
+            device
+        )  # of this thread: else the driver would make a context on another device
+        for start in range(0, len(memory), CHUNK_BYTES):
+            size = min(CHUNK_BYTES, len(memory) - start)
+            outcome = int(torch.cuda.cudart().cudaHostRegister(self.address + start, size, _PORTABLE))
+            if outcome != 0:
+                self.release()
+                raise MemoryError(f"no room for {len(memory)} bytes of pinned memory (CUDA error {outcome})")
+            self._registered.append(self.address + start)
+
+    @property
+    def bytes(self) -> int:
+        """Of the whole stretch."""
+        return self._view.numel()
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether all of a tensor lies in it."""
+        start = tensor.data_ptr() - self.address
+        return start >= 0 and start + tensor.numel() * tensor.element_size() <= self.bytes
+
+    def release(self) -> None:
+        """Unpins; nothing may be copied there by a GPU any more."""
+        while self._registered:
+            torch.cuda.cudart().cudaHostUnregister(self._registered.pop())
+
+
+def cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The bytes from `start` to `stop` of a pinned stretch, cut at the edges of chunks."""
+    while start < stop:
+        edge = min(stop, (start // CHUNK_BYTES + 1) * CHUNK_BYTES)
+        yield start, edge
+        start = edge
