@@ -217,12 +217,11 @@ class PartsAcquired(_TrainerEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcquisitionFailed(_TrainerEvent):
-    """A background copy ended without being caught up."""
+    """A background copy ended without being caught up; with `standing_only` none can be made while training goes on."""
 
     acquisition: str
     reason: str
     standing_only: bool = False
-    """The parts can only be had while training stands still: it changes them faster than they are copied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
