@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +27,7 @@ _LIMITS = ConnectionLimits(busy_seconds=0.001)
 
 
 class Database:
-    """One file, and whether it can be used right now."""
+    """One file, and whether it can be used right now. A process plays one world at a time, so the newest is the one."""
 
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self.refusal = ""
@@ -36,23 +37,50 @@ class Database:
         self._now = now
 
     def open(self) -> Engine:
-        """An engine for one controller process."""
-        engine = open_engine(f"sqlite:///{self._path}", _LIMITS, Durability.PROCESS_DEATH)
-        event.listen(engine, "connect", self._connected)
-        event.listen(engine, "before_cursor_execute", self._execute)
+        """The engine, with connections to this file."""
+        engine, used = _engine()
+        if used.database is not self:
+            engine.dispose()
+            used.database = self
         return engine
 
-    def _connected(self, connection: sqlite3.Connection, _record: object) -> None:
-        connection.create_function("julianday", 1, self._julian_day)
+    def connect_to(self, arguments: list[Any]) -> None:  # Any: whatever the driver takes
+        """Put this file into what the driver is called with."""
+        arguments[0] = str(self._path)
 
-    def _julian_day(self, _when: str) -> float:
+    def julian_day(self) -> float:
+        """Virtual time as SQLite counts it."""
         return self._now() / _SECONDS_A_DAY + _UNIX_EPOCH_JULIAN_DAY
 
-    def _execute(
-        self, *_statement: Any
-    ) -> None:  # Any: six arguments of SQLAlchemy's that do not matter here
-        if self.refusal:
-            raise sqlite3.OperationalError(self.refusal)
+
+@dataclass(slots=True)
+class _Used:
+    database: Database | None = None
+
+
+@cache
+def _engine() -> tuple[Engine, _Used]:
+    """One engine for all worlds of this process, so that its statements are compiled once; and whose file it opens."""
+    engine, used = open_engine(f"sqlite:///DIR/{FILE}", _LIMITS, Durability.PROCESS_DEATH), _Used()
+
+    def connecting(_dialect: object, _record: object, arguments: list[Any], _named: object) -> None:
+        assert used.database is not None
+        used.database.connect_to(arguments)
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        database = used.database
+        assert database is not None
+        connection.create_function("julianday", 1, lambda _when: database.julian_day())
+
+    def execute(*_statement: Any) -> None:  # Any: six arguments of SQLAlchemy's that do not matter here
+        assert used.database is not None
+        if used.database.refusal:
+            raise sqlite3.OperationalError(used.database.refusal)
+
+    event.listen(engine, "do_connect", connecting)
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "before_cursor_execute", execute)
+    return engine, used
 
 
 @cache

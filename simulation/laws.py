@@ -77,6 +77,8 @@ class Laws:
         self._held: dict[NodeId, tuple[str, tuple[HeldShard, ...]]] = {}
         """Which agent process held what in memory, as the controller knew before the event."""
         self._restored: set[GenerationNumber] = set()
+        self._seen: tuple[object, object, object] = (self, self, self)
+        """Both generations and the spec at the last check."""
 
     @property
     def incidents(self) -> int:
@@ -101,7 +103,7 @@ class Laws:
             self._committed = (
                 0  # what another one heard since this one loaded its state, it has to hear again
             )
-        check(state)
+        self._check_core(state)
         self._generation = check_growth(self._generation, state)
         before = self._committed
         broken += self._committed_stays(state, outcome)
@@ -159,6 +161,14 @@ class Laws:
         return end
 
     # ---- the laws about the state ----
+
+    def _check_core(self, state: ClusterState) -> None:
+        """The core's own invariants."""
+        values = (state.generation, state.planned, state.job and state.job.spec)
+        check(
+            state, same_generations=all(one is other for one, other in zip(values, self._seen, strict=True))
+        )
+        self._seen = values
 
     def _committed_stays(self, state: ClusterState, outcome: Outcome) -> Iterator[str]:
         """L3: what is known to be committed goes back only with a restore that says so."""

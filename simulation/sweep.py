@@ -6,6 +6,7 @@ in full, with the command that tells it again. Next: `seeds.py`.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def tell(verdict: Verdict, limit: int | None = None) -> None:
 
 def work(seeds: Sequence[int]) -> None:
     """A process of a sweep: verdicts as JSON, one a line."""
+    gc.freeze()  # the programs themselves are no garbage, and there is a lot to look through
     for seed in seeds:
         verdict = run_seed(seed)
         said = asdict(verdict) | {"lines": verdict.lines[-LAST_LINES:] if verdict.failure else ()}

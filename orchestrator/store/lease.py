@@ -17,10 +17,23 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Double, Engine, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Integer,
+    Select,
+    Update,
+    bindparam,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from orchestrator.controller.ports import LeaseLost, StoreError
@@ -166,7 +179,7 @@ class ControllerLease:
         try:
             with writing(self._engine) as connection:
                 row = _read(connection)
-                now = database_time(connection)
+                now = database_time(connection.dialect.name)
                 values: dict[str, Any] = {
                     "holder": self._holder,
                     "process": self._processes.mine,
@@ -210,8 +223,7 @@ class _Taken(Exception):
 
 def fence(connection: Connection, epoch: int) -> None:
     """Renew the lease inside a transaction, or raise LeaseLost: the first statement of whatever writes."""
-    mine = update(leases).where(leases.c.name == LEASE_NAME, leases.c.epoch == epoch)
-    if connection.execute(mine.values(renewed_at=database_time(connection))).rowcount == 1:
+    if connection.execute(_renewal(connection.dialect.name), {"mine": epoch}).rowcount == 1:
         return
     row = _read(connection)
     whose = "the lease's row is gone" if row is None else f"{row.holder} took over with epoch {row.epoch}"
@@ -221,18 +233,32 @@ def fence(connection: Connection, epoch: int) -> None:
     )
 
 
-def database_time(connection: Connection) -> ColumnElement[float]:
+@cache
+def _renewal(dialect: str) -> Update:
+    """The statement of a fence. It is in every transaction, and making it takes longer than performing it."""
+    mine = update(leases).where(
+        leases.c.name == LEASE_NAME, leases.c.epoch == bindparam("mine", type_=Integer)
+    )
+    return mine.values(renewed_at=database_time(dialect))
+
+
+@cache
+def _reading(dialect: str) -> Select[tuple[int, str, str, float, float]]:
+    """Who holds the lease, and the lock on its row."""
+    age = (database_time(dialect) - leases.c.renewed_at).label("age")
+    columns = (leases.c.epoch, leases.c.holder, leases.c.process, age, leases.c.lease_seconds)
+    return select(*columns).where(leases.c.name == LEASE_NAME).with_for_update()
+
+
+def database_time(dialect: str) -> ColumnElement[float]:
     """Seconds since the epoch, by the database's own clock."""
-    if connection.dialect.name == "postgresql":
+    if dialect == "postgresql":
         return literal_column("extract(epoch from clock_timestamp())", Double)
     return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Double)
 
 
 def _read(connection: Connection) -> _Row | None:
-    age = (database_time(connection) - leases.c.renewed_at).label("age")
-    columns = (leases.c.epoch, leases.c.holder, leases.c.process, age, leases.c.lease_seconds)
-    statement = select(*columns).where(leases.c.name == LEASE_NAME).with_for_update()
-    row = connection.execute(statement).one_or_none()
+    row = connection.execute(_reading(connection.dialect.name)).one_or_none()
     if row is None:
         return None
     return _Row(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from orchestrator.core.actions import Action, Assign
 from orchestrator.core.ids import ActionId
@@ -20,6 +20,9 @@ from orchestrator.store.entity_rows import entity_of
 from orchestrator.store.tables import generations, outbox
 
 _ASSIGNMENT = "assignment"
+_PERFORMED = update(outbox).where(outbox.c.action_id.in_(bindparam("performed", expanding=True)))
+_TICKED = _PERFORMED.values(done_at=bindparam("now"))
+_TICKED_AT_ONCE = _PERFORMED.values(done_at=outbox.c.created_at)
 
 
 def add(connection: Connection, actions: Sequence[Action], event: int, at: float) -> None:
@@ -30,8 +33,10 @@ def add(connection: Connection, actions: Sequence[Action], event: int, at: float
 
 def tick_off(connection: Connection, actions: Sequence[ActionId], at: float | None) -> None:
     """Mark actions as performed; without a time, at the time at which they were decided."""
-    done_at = at if at is not None else outbox.c.created_at
-    connection.execute(update(outbox).where(outbox.c.action_id.in_(actions)).values(done_at=done_at))
+    if at is None:
+        connection.execute(_TICKED_AT_ONCE, {"performed": actions})
+    else:
+        connection.execute(_TICKED, {"performed": actions, "now": at})
 
 
 def unfinished(connection: Connection) -> tuple[Action, ...]:

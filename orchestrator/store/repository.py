@@ -76,6 +76,8 @@ CLOSED_INCIDENTS_LOADED = 1000
 """Closed incidents that a restarted controller still knows."""
 CHECKPOINTS_LOADED = 1000
 
+_LOGGED = events.insert().returning(events.c.sequence)
+
 E = TypeVar("E", Job, Node, Health, Generation, Incident, Checkpoint)
 
 
@@ -228,7 +230,7 @@ def _text(value: str | None) -> str | None:
 
 
 def _insert_event(connection: Connection, row: Mapping[str, Any]) -> int:
-    return int(connection.execute(events.insert().returning(events.c.sequence), row).scalar_one())
+    return int(connection.execute(_LOGGED, row).scalar_one())
 
 
 def _link_incidents(connection: Connection, sequence: int, outcome: Outcome) -> None:

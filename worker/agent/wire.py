@@ -70,12 +70,16 @@ def _source(
     return pb.Source(trainer=message.trainer, start=message.start, age_seconds=message.age_seconds)
 
 
+_STATUS = tuple(each.name for each in dataclasses.fields(said.TrainerStatus))
+_HELD = tuple(each.name for each in dataclasses.fields(said.HeldShard))
+
+
 def _status(status: said.TrainerStatus) -> pb.TrainerStatus:
-    return pb.TrainerStatus(**dataclasses.asdict(status))
+    return pb.TrainerStatus(**{name: getattr(status, name) for name in _STATUS})
 
 
 def _held(shard: said.HeldShard) -> pb.HeldShard:
-    return pb.HeldShard(**dataclasses.asdict(shard))
+    return pb.HeldShard(**{name: getattr(shard, name) for name in _HELD})
 
 
 _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
