@@ -27,6 +27,10 @@ class Pause:
     minding: int = 0
 
 
+RUNS = Pause(seconds=0.0)
+"""No wait at all: what comes now is looked at when the process waits again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Meet:
     """A collective: resumes with everybody's values, by rank."""
@@ -105,6 +109,7 @@ class Process:
         """Go on with the life until it waits again."""
         self._token += 1
         token = self._token
+        self._wait = RUNS
         try:
             self._wait = self._life.throw(error) if error is not None else self._life.send(value)
         except StopIteration:

@@ -160,6 +160,7 @@ class FileLedger:
                 self._file = -1
 
     def _write(self, data: bytes) -> None:
+        self._check_alone()
         try:
             written = os.write(self._file, data)
             if written != len(data):
@@ -170,6 +171,19 @@ class FileLedger:
                 f"cannot append to the ledger {self._path}: {error.strerror}; make room"
             ) from error
         self._size += written
+
+    def _check_alone(self) -> None:
+        """Another controller that took over while this one was stopped has gone on in the same file: leave it alone.
+
+        The lease cannot tell in time: a step report that changes nothing is not committed, so no fence is asked.
+        """
+        size = os.fstat(self._file).st_size
+        if size != self._size:
+            raise LedgerError(
+                f"the ledger {self._path} has {size} bytes, and this controller has left it with {self._size}: "
+                "another one has taken over, or somebody has changed the file. Nothing was appended. Remedy: none "
+                "needed after a take-over; otherwise start the controller again, which reads the file anew"
+            )
 
     def _take_back(self) -> None:
         """Cut off what a failed write left, so that the file ends with a whole line; opening would do it as well."""

@@ -14,7 +14,7 @@ from orchestrator.core import cadence, roster
 from orchestrator.core.actions import DeleteCheckpoint, SealCheckpoint, TakeCheckpoint
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import CheckpointFailed, CheckpointSealed, ShardWritten
-from orchestrator.core.ids import NodeId, node_of
+from orchestrator.core.ids import NodeId, Step, node_of
 from orchestrator.core.lifecycle import CheckpointTrigger
 from orchestrator.core.spec import CheckpointMode
 from orchestrator.core.state import (
@@ -187,6 +187,15 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
 def sealed(decision: Decision, event: CheckpointSealed) -> None:
     """The manifest is in place: the checkpoint can be restored from now on."""
     checkpoint = decision.state.checkpoints.get(event.request)
+    if (
+        checkpoint is not None
+        and checkpoint.state is CheckpointState.DELETED
+        and checkpoint.sealed_at is None
+    ):
+        decision.say(f"{event.request} was sealed too late: {checkpoint.reason}")
+        decision.put(replace(checkpoint, sealed_at=decision.at))
+        _delete(decision, event.name)
+        return
     if checkpoint is None or checkpoint.state not in (CheckpointState.WRITING, CheckpointState.FAILED):
         return
     reason = f"{event.name} holds step {event.step}"
@@ -222,6 +231,20 @@ def interrupt(decision: Decision, why: str) -> None:
         _seal(decision, checkpoint, generation)
     else:
         fail(decision, checkpoint, why, counts=False)
+
+
+def set_aside(decision: Decision, step: Step) -> None:
+    """Training goes back to `step`: a later checkpoint that is complete, but not known to be sealed, is given up.
+
+    Its seal may be on the disk, or on its way there. Restored later on, it would leave a gap in the ledger, which has
+    given up the steps up to it.
+    """
+    for each in _in_order(decision.state):
+        may_come = each.state in (CheckpointState.WRITING, CheckpointState.FAILED) and all(each.shards)
+        if may_come and each.step > step:
+            reason = f"training went back to step {step} before {each.name} was known to be sealed"
+            decision.move_checkpoint(each.request, CheckpointTrigger.SET_ASIDE, reason)
+            decision.say(f"{each.request} is given up: {reason}")
 
 
 def fail(decision: Decision, checkpoint: Checkpoint, reason: str, *, counts: bool = True) -> None:
@@ -284,16 +307,24 @@ def retain(decision: Decision) -> None:
         reason = f"the {keep} newest are kept"
         decision.move_checkpoint(checkpoint.request, CheckpointTrigger.DELETE, reason)
         decision.say(f"{checkpoint.name} is deleted: {reason}")
-        trainer = generation.members[0].trainer
-        decision.act(
-            DeleteCheckpoint(
-                id=decision.action_id(),
-                generation=generation.number,
-                node=node_of(trainer),
-                trainer=trainer,
-                name=checkpoint.name,
-            )
+        _delete(decision, checkpoint.name)
+
+
+def _delete(decision: Decision, name: str) -> None:
+    """Have the first member delete a folder; without members it stays, and nobody uses it."""
+    generation = decision.state.generation
+    if generation is None or not generation.members:
+        return
+    trainer = generation.members[0].trainer
+    decision.act(
+        DeleteCheckpoint(
+            id=decision.action_id(),
+            generation=generation.number,
+            node=node_of(trainer),
+            trainer=trainer,
+            name=name,
         )
+    )
 
 
 def _take(decision: Decision, checkpoint: Checkpoint, node: NodeId) -> None:

@@ -56,6 +56,7 @@ class CheckpointTrigger(Enum):
     FAIL = "a shard or the seal will not come"
     DAMAGE = "a restore finds it damaged"
     DELETE = "retention does not keep it"
+    SET_ASIDE = "training goes back to before it"
 
 
 _J, _JT = JobState, JobTrigger
@@ -110,6 +111,9 @@ CHECKPOINT: Mapping[tuple[CheckpointState, CheckpointTrigger], CheckpointState] 
         (_C.WRITING, _CT.FAIL): _C.FAILED,
         # The seal was on its way when we gave up, and reached the disk: the manifest is the proof.
         (_C.FAILED, _CT.SEAL): _C.SEALED,
+        # Complete, and not known to be sealed when training went back: its steps are given up, whatever is on the disk.
+        (_C.WRITING, _CT.SET_ASIDE): _C.DELETED,
+        (_C.FAILED, _CT.SET_ASIDE): _C.DELETED,
         (_C.SEALED, _CT.DAMAGE): _C.DAMAGED,
         (_C.SEALED, _CT.DELETE): _C.DELETED,
     }

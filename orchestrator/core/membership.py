@@ -334,6 +334,9 @@ def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:
     if written != state.nodes.get(event.node):
         decision.put(written)
     statuses = {status.trainer: status for status in event.trainers}
+    view = state.views.get(event.node)
+    if not anew and (view is None or not view.trainers):
+        _count_from_here(decision, event.trainers)
     state.views[event.node] = NodeView(
         connected=True,
         last_seen=decision.at,
@@ -352,6 +355,17 @@ def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:
         decision.say(f"{event.node} registered (agent {event.agent_pid})")
     elif node.state is NodeState.SUSPECT:
         come_back(decision, event.node, "its agent registered again")
+
+
+def _count_from_here(decision: Decision, statuses: Sequence[TrainerStatus]) -> None:
+    """Ends of processes that an agent tells again to a new controller: those without a seat were counted before.
+
+    A member's was not: the generation would be another one.
+    """
+    for status in statuses:
+        seat = roster.seat(decision.state, status.trainer)
+        first = min(seat.start, status.start) if seat is not None else status.start
+        decision.state.memory.failed_starts.setdefault(status.trainer, first - 1)
 
 
 def _lose_trainer(

@@ -6,7 +6,7 @@ the experts are placed afresh, and the ledger's lines after that step are set as
 
 from __future__ import annotations
 
-from orchestrator.core import generations, incidents, placement, snapshots, stages, tiers
+from orchestrator.core import checkpoints, generations, incidents, placement, snapshots, stages, tiers
 from orchestrator.core.actions import RollBackLedger
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import Effort
@@ -44,6 +44,7 @@ def from_storage(
             f"the ledger goes back to step {step}: {count(lost, 'committed step')} will be computed again"
         )
     snapshots.set_aside(decision, step)
+    checkpoints.set_aside(decision, step)
     if saved is not None and saved.tier is Tier.MEMORY:
         decision.say(f"all members read {saved}", incident)
     state.committed = step

@@ -56,6 +56,8 @@ class Agents:
         self.slowness: dict[NodeId, float] = {}
         """How many times as long a node needs for its work."""
         self.stall_seconds = 0.0
+        self.slow_seals: list[tuple[Agent, actions.SealCheckpoint]] | None = None
+        """Orders to seal that are not carried out yet; None while each is at once."""
         """How long training stands still for a checkpoint or a snapshot, as the members report it."""
         self.with_memory = False
         """They have host memory for snapshots."""
@@ -367,7 +369,17 @@ class Agents:
     def _newest_step(self) -> Step:
         return Step(max(trainer.step for agent in self.alive.values() for trainer in agent.trainers.values()))
 
+    def seal_what_waits(self) -> None:
+        """Storage answers again: who still lives seals what it was told to."""
+        waiting, self.slow_seals = self.slow_seals or [], None
+        for agent, action in waiting:
+            if agent in self.alive.values():
+                self._seal(agent, action)
+
     def _seal(self, agent: Agent, action: actions.SealCheckpoint) -> None:
+        if self.slow_seals is not None:
+            self.slow_seals.append((agent, action))
+            return
         self._controller.disk.sealed.add(action.name)
         self.report(
             agent,

@@ -230,13 +230,18 @@ class _Stage:
     def fail_writes(self, name: str) -> None:
         self.world.training.fail_checkpoints.add(TrainerId(name))
 
+    def slow_seals(self) -> None:
+        """Orders to seal a checkpoint are carried out when things are mended."""
+        self.world.agents.slow_seals = []
+
     def mend(self) -> None:
-        """Copies, writes, answers and starts are as they should be again, and nobody is slow."""
+        """Copies, writes, seals, answers and starts are as they should be again, and nobody is slow."""
         self.world.agents.wrong.clear()
         self.world.agents.slowness.clear()
         self.world.barren.clear()
         self.world.agents.fail_acquisitions.clear()
         self.world.agents.overtake_acquisitions.clear()
+        self.world.agents.seal_what_waits()
         self.world.training.fail_checkpoints.clear()
 
     def slow(self, name: str, times: str) -> None:
@@ -355,6 +360,7 @@ _BAD_LUCK = (
     "fail_copies",
     "overtake_copies",
     "fail_writes",
+    "slow_seals",
     "mend",
     "agent",
     "slow",

@@ -332,6 +332,18 @@ def test_a_roll_back_that_death_cut_short_is_completed_by_the_next_one(
     assert _steps(tmp_path, ROLLED_BACK_FILE) == [(5, 1), (6, 1)]
 
 
+def test_who_was_stopped_while_another_took_over_writes_nothing(tmp_path: Path) -> None:
+    """Its reports are committed steps, and its lease is not asked about them: the file itself shows that it is late."""
+    stopped = _fill(tmp_path, 4)
+    other = _fill(tmp_path, 9)
+    with pytest.raises(LedgerError, match="another one has taken over"):
+        stopped.append(record(5))
+    assert other.append(record(10)) == 10
+    assert [step for step, _ in _steps(tmp_path)] == list(range(1, 11))
+    stopped.close()
+    other.close()
+
+
 def test_a_full_disk_is_a_typed_error_and_leaves_whole_lines(tmp_path: Path) -> None:
     """The file may not grow beyond a limit in the middle of a line; the kernel says no, as it does on a full disk."""
     code = """

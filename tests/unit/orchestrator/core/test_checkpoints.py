@@ -199,6 +199,34 @@ def test_seal_that_came_late_counts(requested: Told) -> None:
     assert states(requested) == [CheckpointState.SEALED]
 
 
+def test_seal_that_comes_after_training_went_back_is_deleted(requested: Told) -> None:
+    """The ledger has given up the steps up to it: restored, it would leave a gap that nobody can fill."""
+    requested.state.committed = Step(5)
+    requested.agents.slow_seals = []
+    write_shard(requested, 0)
+    write_shard(requested, 1)
+    requested.training.paused = False
+    requested.kill_node(NODE_1)
+    requested.kill_node(NODE_2)
+    requested.run(20.0)
+    assert requested.generation.restore_step == 0
+    assert states(requested)[0] is CheckpointState.DELETED
+    requested.say(
+        events.CheckpointSealed,
+        trainer=TRAINER_2,
+        incarnation="node-2#2",
+        start=1,
+        request="ckpt-0001",
+        step=Step(5),
+        name="step-00000005.g0001",
+        path="/somewhere",
+        bytes=7,
+    )
+    assert states(requested)[0] is CheckpointState.DELETED
+    assert requested.performed(actions.DeleteCheckpoint)[-1].name == "step-00000005.g0001"
+    assert checkpoints.newest(requested.state) is None
+
+
 def test_checkpoint_that_takes_too_long_is_given_up(requested: Told) -> None:
     """L9: with the number of shards that did come."""
     assert requested.machine is not None

@@ -6,7 +6,7 @@ from orchestrator.core import actions, events
 from orchestrator.core.ids import CauseId
 from orchestrator.core.machine import Machine
 from orchestrator.core.state import CheckpointState, ClusterState, JobState, NodeState
-from tests.unit.orchestrator.core.told import NODE_1, NODE_2, NODE_5, TRAINER_2, MakeWorld
+from tests.unit.orchestrator.core.told import NODE_1, NODE_2, NODE_5, TRAINER_2, TRAINER_5, MakeWorld
 
 
 def test_members_go_on_undisturbed(make_training: MakeWorld) -> None:
@@ -182,3 +182,41 @@ def test_fenced_spare_of_before_is_a_spare_again(make_training: MakeWorld) -> No
     world.kill_node(NODE_2)
     world.run(4.0)
     assert world.members[-1] == "node-5/0"
+
+
+def test_failures_that_are_told_again_are_not_counted_again(make_training: MakeWorld) -> None:
+    """Agents send what they have said to the last controller; a node would be kept out for it a second time."""
+    world = make_training()
+    for _ in range(2):
+        world.kill_trainer(TRAINER_5)
+        world.run(3.0)
+    before = world.state.health[NODE_5].losses
+    assert len(before) == 2
+    world.stop_controller()
+    world.start_controller()
+    world.run(2.0)
+    for start in (1, 2):
+        world.say(
+            events.TrainerExited,
+            trainer=TRAINER_5,
+            incarnation=world.state.nodes[NODE_5].incarnation,
+            start=start,
+            exit_code=None,
+            signal=9,
+            will_restart=True,
+        )
+    assert world.state.health[NODE_5].losses == before
+    world.kill_trainer(TRAINER_5)
+    world.run(1.0)
+    assert world.state.health[NODE_5].quarantined_until is not None, "a new failure counts, and is the third"
+
+
+def test_death_of_a_member_while_there_was_no_controller_counts(make_training: MakeWorld) -> None:
+    """Nobody can have counted it: the generation would be another one."""
+    world = make_training()
+    world.stop_controller()
+    world.kill_trainer(TRAINER_2)
+    world.run(3.0)
+    world.start_controller()
+    world.run(3.0)
+    assert len(world.state.health[NODE_2].losses) == 1
