@@ -26,6 +26,7 @@ from orchestrator.core.spec import (
     ModelSpec,
     PipelineSpec,
     SnapshotSpec,
+    TimeoutMode,
     TimeoutSpec,
 )
 
@@ -179,6 +180,7 @@ def options_of(random: Random) -> Options:
             start_seconds=30.0,
             acquire_seconds=15.0,
             orphan_seconds=random.choice((20.0, 120.0)),
+            mode=TimeoutMode.AUTO if nodes % 2 else TimeoutMode.FIXED,
         ),
     )
     staged = replace(plain, pipeline=PipelineSpec(stages=random.choice((1, 1, 2, 3))))

@@ -150,7 +150,8 @@ def jobs(output: str, **options: Any) -> None:
     fields of -o json (a list):
       id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir,
       checkpoints (interval_seconds, next_at, why: how often one is taken, and why that often),
-      snapshots (the same of those in host memory; null where they are switched off), steps_not_finite
+      snapshots (the same of those in host memory; null where they are switched off), steps_not_finite,
+      timeouts (hang_seconds, lease_seconds, stall_seconds, why: how long is waited before somebody is given up)
     """
     columns = (
         Column(header="JOB", cell=lambda row: row["name"], keep=9),

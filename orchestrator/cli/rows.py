@@ -83,7 +83,7 @@ def expert(message: admin_pb2.Expert) -> Row:
 
 def job(message: admin_pb2.Job) -> Row:
     """id, name, state, reason, step, steps, generation, submitted_at, started_at, ended_at, workdir, checkpoints,
-    snapshots (None where they are switched off), steps_not_finite."""
+    snapshots (None where they are switched off), steps_not_finite, timeouts."""
     return {
         "id": message.id,
         "name": message.name,
@@ -99,6 +99,12 @@ def job(message: admin_pb2.Job) -> Row:
         "checkpoints": cadence(message.checkpoints),
         "snapshots": cadence(message.snapshots) if message.HasField("snapshots") else None,
         "steps_not_finite": message.steps_not_finite,
+        "timeouts": {
+            "hang_seconds": round(message.timeouts.hang_seconds, 3),
+            "lease_seconds": round(message.timeouts.lease_seconds, 3),
+            "stall_seconds": round(message.timeouts.stall_seconds, 3),
+            "why": message.timeouts.why,
+        },
     }
 
 

@@ -191,6 +191,7 @@ class Controller:
                 | actions.Fence()
                 | actions.Acquire()
                 | actions.RestartTrainer()
+                | actions.SetTimeouts()
                 | actions.CheckPair()
                 | actions.TakeCheckpoint()
                 | actions.TakeSnapshot()

@@ -92,6 +92,13 @@ class RestartTrainer(_ToNode):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimeouts(_ToNode):
+    """Have an agent wait so long for a silent member of this generation at work; never longer than the job says."""
+
+    hang_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckPair(_ToNode):
     """Have a trainer do some work against another one: an idle one at once, a member at its next step boundary."""
 
@@ -181,6 +188,7 @@ Action = (
     | Fence
     | Acquire
     | RestartTrainer
+    | SetTimeouts
     | CheckPair
     | TakeCheckpoint
     | TakeSnapshot

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 
-from orchestrator.core import checkpoints, endings, generations, repair, restarts, roster
+from orchestrator.core import checkpoints, endings, generations, patience, repair, restarts, roster
 from orchestrator.core.actions import Fence, StopNode, Welcome
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import NodeRegistered, TrainerStatus
@@ -71,6 +71,7 @@ def send_generations(decision: Decision, node: NodeId) -> None:
 
 def repeat_orders(decision: Decision, node: NodeId) -> None:
     """What was asked of a node and may have been lost with its stream."""
+    patience.tell(decision, node)
     checkpoints.repeat_orders(decision, node)
     endings.repeat_orders(decision, node)
     repair.repeat_orders(decision, node)

@@ -27,6 +27,13 @@ def infer(decision: Decision, statuses: Sequence[TrainerStatus], before: Sequenc
 
 def _came_or_went(decision: Decision, status: TrainerStatus, previous: TrainerStatus | None) -> None:
     heed_silence(decision, status)
+    if (
+        previous is not None
+        and previous.silent_seconds > status.silent_seconds
+        and previous.start == status.start
+        and previous.phase in roster.AT_WORK
+    ):
+        decision.state.memory.silences.note(decision.at, previous.silent_seconds)
     if previous is None or (previous.ready, previous.start) != (status.ready, status.start):
         decision.stirred = True
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from statistics import median
 
-from orchestrator.core import checkpoints, generations, membership, recovery, repair, roster, snapshots
+from orchestrator.core import (
+    checkpoints,
+    generations,
+    membership,
+    patience,
+    recovery,
+    repair,
+    roster,
+    snapshots,
+)
 from orchestrator.core.decision import Decision, natural
 from orchestrator.core.events import TrainerPhase
 from orchestrator.core.ids import NodeId, TrainerId, node_of
@@ -17,7 +26,7 @@ from orchestrator.core.lifecycle import NodeTrigger
 from orchestrator.core.membership import HEARD_OF, Departure
 from orchestrator.core.recovery import Loss
 from orchestrator.core.state import Generation, GenerationKind, IncidentKind, Member, NodeState
-from orchestrator.core.words import count, listed
+from orchestrator.core.words import count, lasting, listed
 
 
 def sweep(decision: Decision) -> None:
@@ -42,29 +51,29 @@ def sweep(decision: Decision) -> None:
 
 def _expired_leases(decision: Decision) -> list[Departure]:
     """Nodes without a heartbeat for too long; the late ones become suspect."""
-    state, policy = decision.state, decision.policy
+    state = decision.state
     expired: list[Departure] = []
     if decision.at < state.memory.leases_from:
         return expired
-    limit = decision.at - policy.suspect_seconds
+    lease = patience.lease_seconds(decision)
+    suspect = min(decision.policy.suspect_seconds, lease / 2)
+    limit = decision.at - suspect
     late = [node for node, view in state.views.items() if view.last_seen <= limit]
     earliest = min(
         (view.last_seen for view in state.views.values() if view.last_seen > limit), default=decision.at
     )
     waits = any(state.nodes[node].state in HEARD_OF for node in late)
-    state.memory.leases_from = decision.at if waits else earliest + policy.suspect_seconds
+    state.memory.leases_from = decision.at if waits else earliest + suspect
     for node in sorted(late, key=natural):
         entity = state.nodes[node]
         if entity.state not in HEARD_OF:
             continue
         seen = _last_sign(decision, node)
         silent = decision.at - seen
-        if silent >= policy.lease_seconds:
-            cause = (
-                f"{node} is lost: no heartbeat for {silent:.1f} s (the lease is {policy.lease_seconds:g} s)"
-            )
+        if silent >= lease:
+            cause = f"{node} is lost: no heartbeat for {silent:.1f} s (the lease is {lasting(lease)})"
             expired.append(Departure(node=node, cause=cause, first_sign_at=seen))
-        elif silent >= policy.suspect_seconds and entity.state is not NodeState.SUSPECT:
+        elif silent >= suspect and entity.state is not NodeState.SUSPECT:
             decision.move_node(node, NodeTrigger.SUSPECT, f"no heartbeat for {silent:.1f} s")
             decision.say(f"{node} is suspect: no heartbeat for {silent:.1f} s")
     return expired
@@ -172,7 +181,7 @@ def _stall(decision: Decision) -> bool:
     if generation is None or not roster.all_joined(state) or state.memory.ended:
         return False
     usual = median(state.memory.step_seconds) if state.memory.step_seconds else 0.0
-    limit = max(policy.stall_seconds, policy.usual_steps_of_a_stall * usual)
+    limit = max(patience.stall_seconds(decision), policy.usual_steps_of_a_stall * usual)
     since = max(state.memory.progress_at, state.memory.started_at)
     if decision.at - since < limit:
         return False

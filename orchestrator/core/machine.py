@@ -21,6 +21,7 @@ from orchestrator.core import (
     limits,
     membership,
     pairs,
+    patience,
     progress,
     refusals,
     repair,
@@ -195,6 +196,7 @@ def _due(
             checkpoints.look(decision)
         case events.RedundancyScanDue():
             stragglers.look(decision)
+            patience.look(decision)
         case events.RetentionDue():
             checkpoints.retain(decision)
         case _:

@@ -19,6 +19,7 @@ from orchestrator.core import (
     heartbeats,
     incidents,
     jobs,
+    patience,
     quarantine,
     recovery,
     repair,
@@ -89,6 +90,8 @@ def heartbeat(decision: Decision, event: HeartbeatReceived) -> None:
     if node is None or view is None or node.incarnation != event.incarnation:
         return
     before = tuple(view.trainers.values())
+    if view.connected and node.state in HEARD_OF:
+        state.memory.gaps.note(decision.at, decision.at - view.last_seen)
     view.last_seen = decision.at
     view.connected = True
     view.trainers = {status.trainer: status for status in event.trainers}
@@ -201,7 +204,8 @@ def trainer_fell_silent(decision: Decision, event: TrainerFellSilent) -> None:
         return
     if event.start <= decision.state.memory.fenced_starts.get(event.trainer, 0):
         return
-    how = f"gave no sign of life for {event.silent_seconds:.1f} s and is restarted"
+    limit = patience.hang_words(decision)
+    how = f"gave no sign of life for {event.silent_seconds:.1f} s{limit} and is restarted"
     restart(decision, event.trainer, event.start, how)
     sign = event.happened_at - event.silent_seconds
     _lose_trainer(decision, event.trainer, event.start, IncidentKind.TRAINER_HUNG, how, sign)

@@ -52,6 +52,18 @@ class Policy:
     """Before a pair check that proved nothing is made again."""
     check_attempts: int = 3
     """Pair checks in a row that may prove nothing."""
+    patience_factor: float = 4.0
+    """Derived time-outs: so many times the longest that was observed of who was sound."""
+    shortest_hang_seconds: float = 1.2
+    """Longer than the second in which an agent that did not run itself cannot tell that from a silence."""
+    shortest_lease_seconds: float = 2.0
+    """Longer than the pause of a controller (`timers.py`) that it cannot tell from one of its nodes."""
+    shortest_stall_seconds: float = 10.0
+    """Copies, comparisons and measurements come between steps."""
+    step_deviations: float = 6.0
+    """A usual step takes at most the median and so many robust standard deviations."""
+    steps_to_go_by: int = 8
+    """Committed steps of a generation, before its time-outs follow from what was observed."""
     usual_steps_of_a_stall: float = 10.0
     """A stall also lasts at least this many usual steps."""
     recent_steps: int = 32

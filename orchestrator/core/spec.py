@@ -239,10 +239,20 @@ class SnapshotSpec:
     """Between two; of `auto` the longest."""
 
 
+class TimeoutMode(Enum):
+    """What decides how long somebody is waited for."""
+
+    FIXED = "fixed"
+    """The times below."""
+    AUTO = "auto"
+    """Lease, hang and stall follow what is observed of the running job; the times below are the longest."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeoutSpec:
     """These nest: heartbeat < lease, hang < collective < regroup; `spec_rules` refuses a plan that does not."""
 
+    mode: TimeoutMode = TimeoutMode.FIXED
     heartbeat_seconds: float = 0.2
     blame_seconds: float = 0.5
     """After a communication failure: how long to wait for its cause before groups are rebuilt with the same members."""

@@ -20,6 +20,7 @@ from orchestrator.core.ids import (
     Step,
     TrainerId,
 )
+from orchestrator.core.observed import Limits, Longest
 from orchestrator.core.spec import JobSpec
 
 NO_GENERATION = GenerationNumber(0)
@@ -330,6 +331,12 @@ class Memory:
 
     short_of_nodes: int = 0
     """Before the start: at least so many events, each about one node, must come before enough nodes are ready."""
+    limits: Limits | None = None
+    """Time-outs that were derived for a generation."""
+    silences: Longest = field(default_factory=Longest)
+    """Of trainers at work, each counted when it was over."""
+    gaps: Longest = field(default_factory=Longest)
+    """Between two heartbeats of a node."""
     leases_from: float = 0.0
     """No lease can run late before this time, so sweeps before it need not look."""
     silent: set[TrainerId] = field(default_factory=set)

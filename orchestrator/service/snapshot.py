@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.core import snapshots
+from orchestrator.core import patience, snapshots
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.held import SaveCost
 from orchestrator.core.ids import IncidentId, NodeId, Step, TrainerId
+from orchestrator.core.observed import Limits
 from orchestrator.core.state import Checkpoint, ClusterState, Generation, Incident, Job, Node
 
 
@@ -37,6 +38,8 @@ class Snapshot:
     checkpoints: dict[str, Checkpoint]
     in_memory: tuple[snapshots.Snapshot, ...]
     """What agents hold in host memory, newest first."""
+    limits: Limits | None
+    """Time-outs that follow from what was observed, where they count now."""
     snapshot_costs: tuple[SaveCost, ...]
     """Of the last ones."""
     snapshot_at: float
@@ -69,6 +72,7 @@ def take(state: ClusterState) -> Snapshot:
         incidents=dict(state.incidents),
         checkpoints=dict(state.checkpoints),
         in_memory=snapshots.known(state),
+        limits=patience.in_force(state),
         snapshot_costs=snapshots.costs(state),
         snapshot_at=snapshots.last_at(state),
         committed=max(state.committed, state.reported_through),

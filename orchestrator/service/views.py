@@ -14,6 +14,7 @@ from orchestrator.core import cadence, exposure
 from orchestrator.core.events import TrainerStatus
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.policy import Policy
+from orchestrator.core.spec import TimeoutMode
 from orchestrator.core.state import Checkpoint, Generation, Incident, IncidentKind, Job, Node
 from orchestrator.service.ledger_view import LedgerView
 from orchestrator.service.snapshot import Snapshot
@@ -123,6 +124,27 @@ def job_view(snapshot: Snapshot, job: Job, workdir: str, at: float) -> pb.Job:
         checkpoints=_cadence(snapshot, job, at),
         snapshots=_cadence_of_snapshots(snapshot, job, at) if job.spec.snapshot.enabled else None,
         steps_not_finite=steps_not_finite(snapshot),
+        timeouts=_timeouts(snapshot, job),
+    )
+
+
+def _timeouts(snapshot: Snapshot, job: Job) -> pb.Timeouts:
+    limits, given = snapshot.limits, job.spec.timeouts
+    if limits is not None:
+        return pb.Timeouts(
+            hang_seconds=limits.hang_seconds,
+            lease_seconds=limits.lease_seconds,
+            stall_seconds=limits.stall_seconds,
+            why=limits.why,
+        )
+    fixed = given.mode is TimeoutMode.FIXED
+    return pb.Timeouts(
+        hang_seconds=given.hang_seconds,
+        lease_seconds=given.lease_seconds,
+        stall_seconds=given.stall_seconds,
+        why="as the job says"
+        if fixed
+        else "as the job says, until enough steps of this generation are committed",
     )
 
 

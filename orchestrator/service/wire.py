@@ -28,6 +28,7 @@ ToNode = (
     | actions.Fence
     | actions.Acquire
     | actions.RestartTrainer
+    | actions.SetTimeouts
     | actions.CheckPair
     | actions.TakeCheckpoint
     | actions.TakeSnapshot
@@ -402,8 +403,8 @@ def order(action: ToNode) -> pb.ControllerMessage:
             return pb.ControllerMessage(
                 take_checkpoint=pb.TakeCheckpoint(request=action.request, generation=action.generation)
             )
-        case actions.TakeSnapshot() | actions.DropSnapshots():
-            return wire_state.memory_order(action)
+        case actions.TakeSnapshot() | actions.DropSnapshots() | actions.SetTimeouts():
+            return wire_state.agents_own(action)
         case actions.SealCheckpoint():
             return pb.ControllerMessage(seal_checkpoint=_seal(action))
         case _:

@@ -103,8 +103,13 @@ def _snapshots_held(message: pb.AgentMessage, envelope: checked.Envelope) -> eve
     )
 
 
-def memory_order(action: actions.TakeSnapshot | actions.DropSnapshots) -> pb.ControllerMessage:
-    """What an agent is to take, or to forget, of snapshots in its memory."""
+def agents_own(
+    action: actions.TakeSnapshot | actions.DropSnapshots | actions.SetTimeouts,
+) -> pb.ControllerMessage:
+    """What an agent is to take, or to forget, of snapshots in its memory, and how patient it is to be."""
+    if isinstance(action, actions.SetTimeouts):
+        timeouts = pb.SetTimeouts(generation=action.generation, hang_seconds=action.hang_seconds)
+        return pb.ControllerMessage(set_timeouts=timeouts)
     if isinstance(action, actions.DropSnapshots):
         drop = pb.DropSnapshots(names=action.names, reason=action.reason)
         return pb.ControllerMessage(drop_snapshots=drop)

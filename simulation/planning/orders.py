@@ -114,6 +114,7 @@ class Orders:
                     | actions.DeleteCheckpoint()
                     | actions.TakeSnapshot()
                     | actions.DropSnapshots()
+                    | actions.SetTimeouts()
                 ):
                     pass  # configs are known, a job that ends ends the game, a deletion disturbs nobody
                 case _:

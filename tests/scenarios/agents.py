@@ -204,7 +204,9 @@ class Agents:
         """What an agent tells of a trainer by itself: silence, readiness, copies, shards."""
         at = self._controller.at
         silent = at - trainer.beat_at
-        if silent > HANG_SECONDS and not trainer.told_silent:
+        told = agent.timeouts
+        limit = told.hang_seconds if told is not None and told.generation == trainer.joined else HANG_SECONDS
+        if silent > limit and not trainer.told_silent:
             trainer.told_silent = True
             self.report(agent, trainer, events.TrainerFellSilent, silent_seconds=silent)
         if trainer.stopped or agent.trainers.get(trainer.id) is not trainer:
@@ -307,14 +309,26 @@ class Agents:
                 self._acquire(agent.trainers[action.trainer], action)
             case actions.TakeCheckpoint():
                 agent.checkpoints.append(action)
-            case actions.TakeSnapshot() if self.with_memory:
-                agent.snapshots.append(action)
-            case actions.DropSnapshots():
-                agent.held = tuple(each for each in agent.held if each.name not in action.names)
+            case actions.TakeSnapshot() | actions.DropSnapshots() | actions.SetTimeouts():
+                self._take_in(agent, action)
             case actions.StopTraining():
                 agent.stops.add(action.generation)
             case actions.SealCheckpoint():
                 self._seal(agent, action)
+            case _:
+                pass
+
+    def _take_in(
+        self, agent: Agent, action: actions.TakeSnapshot | actions.DropSnapshots | actions.SetTimeouts
+    ) -> None:
+        """What is for the agent itself."""
+        match action:
+            case actions.TakeSnapshot() if self.with_memory:
+                agent.snapshots.append(action)
+            case actions.DropSnapshots():
+                agent.held = tuple(each for each in agent.held if each.name not in action.names)
+            case actions.SetTimeouts():
+                agent.timeouts = action
             case _:
                 pass
 

@@ -131,6 +131,7 @@ class Agent:
     trainers: dict[TrainerId, Trainer] = field(default_factory=dict)
     checkpoints: list[actions.TakeCheckpoint] = field(default_factory=list)
     snapshots: list[actions.TakeSnapshot] = field(default_factory=list)
+    timeouts: actions.SetTimeouts | None = None
     held: tuple[HeldShard, ...] = ()
     """In its memory."""
     stops: set[GenerationNumber] = field(default_factory=set)

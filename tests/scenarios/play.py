@@ -26,6 +26,7 @@ from orchestrator.core.spec import (
     RecoverySpec,
     ReplicaLayout,
     SnapshotSpec,
+    TimeoutMode,
     TimeoutSpec,
 )
 from orchestrator.core.state import CheckpointState
@@ -99,10 +100,11 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
     """Four nodes and a spare with four experts in a ring, unless told otherwise.
 
     Checkpoints are taken when a story says so; with `auto`, by the core's own choice, every so many seconds at most.
-    With `memory`, agents hold snapshots, taken by the core's own choice every so many seconds at most.
+    With `memory`, agents hold snapshots, taken by the core's own choice every so many seconds at most. With `patient=0`
+    time-outs follow what is observed.
     """
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
-    chosen |= {"stages": 1, "layers": 3, "auto": 0, "memory": 0}
+    chosen |= {"stages": 1, "layers": 3, "auto": 0, "memory": 0, "patient": 1}
     unknown = set(settings) - set(chosen)
     assert not unknown, f"{sorted(unknown)} are no settings of a job"
     chosen |= settings
@@ -126,7 +128,7 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
             keep=chosen["keep"],
         ),
         snapshot=SnapshotSpec(interval_seconds=chosen["memory"] or SnapshotSpec().interval_seconds),
-        timeouts=TimeoutSpec(),
+        timeouts=TimeoutSpec(mode=TimeoutMode.FIXED if chosen["patient"] else TimeoutMode.AUTO),
         recovery=recovery or RecoverySpec(),
     )
 

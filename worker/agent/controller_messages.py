@@ -250,6 +250,14 @@ class DropSnapshots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimeouts:
+    """For members of this generation that are at work; in others, what the job says."""
+
+    generation: int = 0
+    hang_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealCheckpoint:
     trainer: str
     request: str
@@ -286,6 +294,7 @@ ControllerMessage = (
     | TakeCheckpoint
     | TakeSnapshot
     | DropSnapshots
+    | SetTimeouts
     | SealCheckpoint
     | DeleteCheckpoint
     | StopTraining

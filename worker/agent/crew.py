@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from worker.agent.controller_messages import (
     RestartTrainer,
+    SetTimeouts,
     TrainerExited,
     TrainerFellSilent,
     TrainerReady,
@@ -38,6 +39,8 @@ class Crew:
 
     def __init__(self, *, node: str, limits: Policy, job: JobOrder, outgoing: Outgoing) -> None:
         self.devices: dict[str, Device] = {}
+        self.told = SetTimeouts()
+        """How long members of one generation may be silent, as the controller has observed them."""
         self._limits = limits
         self._job = job
         self._outgoing = outgoing
@@ -151,7 +154,7 @@ class Crew:
             if not device.running or device.told_silent or device.killed is not Killed.NO:
                 continue
             silent = device.silent_seconds(at)
-            if silent > device.silence_limit_seconds(self._limits):
+            if silent > device.silence_limit_seconds(self._limits, self.told):
                 device.told_silent = True
                 told = TrainerFellSilent(trainer=device.trainer, start=device.start, silent_seconds=silent)
                 self._outgoing.post(told, at)

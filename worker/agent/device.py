@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from worker.agent import policy
-from worker.agent.controller_messages import Generation, TrainerStatus
+from worker.agent.controller_messages import Generation, SetTimeouts, TrainerStatus
 from worker.agent.messages import Beat, Ready, SealCheckpoint, TrainingEnded
 
 PHASES = frozenset(
@@ -38,6 +38,10 @@ _NEAREST_PHASE = {
     "restore": "restoring",
     "acquire": "acquiring",
 }
+
+
+IN_A_STEP = frozenset(("forward", "dispatch", "backward", "reduce", "vote", "optimizer"))
+"""Phases of every step, whose silences the controller has observed; others may hold a process up for longer."""
 
 
 class Killed(Enum):
@@ -149,9 +153,14 @@ class Device:
         silent = max(0.0, at - self.last_sign_at)
         return silent if silent > policy.BUSY_SECONDS else min(silent, max(0.0, at - self.last_work_at))
 
-    def silence_limit_seconds(self, limits: policy.Policy) -> float:
-        """How long it may be silent: while it imports and makes its device context it has no beat yet."""
-        return limits.start_seconds if self.ready is None else limits.hang_seconds
+    def silence_limit_seconds(self, limits: policy.Policy, told: SetTimeouts) -> float:
+        """How long it may be silent. While it imports and makes its device context it has no beat yet; what was told
+        of a generation counts for who is in the middle of a step of it."""
+        if self.ready is None:
+            return limits.start_seconds
+        if self.beat is None or self.beat.generation != told.generation or self.beat.phase not in IN_A_STEP:
+            return limits.hang_seconds
+        return min(limits.hang_seconds, told.hang_seconds)
 
     def next_restart(self, at: float, budget: int) -> float | None:
         """When the device may have another process, and count it; None when its budget is spent."""

@@ -30,6 +30,7 @@ from worker.agent.controller_messages import (
     Registration,
     RestartTrainer,
     SealCheckpoint,
+    SetTimeouts,
     Shutdown,
     StopTraining,
     TakeCheckpoint,
@@ -74,6 +75,7 @@ _Order = (
     | TakeCheckpoint
     | TakeSnapshot
     | DropSnapshots
+    | SetTimeouts
     | SealCheckpoint
     | DeleteCheckpoint
     | StopTraining
@@ -190,6 +192,8 @@ class Machine:
                 self._take_snapshot(crew, message)
             case DropSnapshots():
                 self.snapshots.drop(message)
+            case SetTimeouts():
+                crew.told = message
             case Acquire() | RestartTrainer() | CheckPair() | SealCheckpoint() | DeleteCheckpoint():
                 errands.run(crew, self.outgoing, message, self.floor, at)
             case _:

@@ -213,6 +213,10 @@ def _drop_snapshots(message: pb.DropSnapshots) -> ControllerMessage:
     return said.DropSnapshots(names=tuple(message.names), reason=message.reason)
 
 
+def _set_timeouts(message: pb.SetTimeouts) -> ControllerMessage:
+    return said.SetTimeouts(generation=message.generation, hang_seconds=message.hang_seconds)
+
+
 def _seal_checkpoint(message: pb.SealCheckpoint) -> ControllerMessage:
     return said.SealCheckpoint(
         trainer=message.trainer,
@@ -246,6 +250,7 @@ _READERS: dict[str | None, Callable[[Any], ControllerMessage]] = {
     "take_checkpoint": _take_checkpoint,
     "take_snapshot": _take_snapshot,
     "drop_snapshots": _drop_snapshots,
+    "set_timeouts": _set_timeouts,
     "seal_checkpoint": _seal_checkpoint,
     "delete_checkpoint": _delete_checkpoint,
     "stop_training": _stop_training,

@@ -321,6 +321,7 @@ ORDERS: list[wire.ToNode] = [
         ),
     ),
     actions.RestartTrainer(**_HEAD, trainer=TRAINER, start=3, reason="silent"),
+    actions.SetTimeouts(**_HEAD, hang_seconds=1.5),
     actions.CheckPair(
         **_HEAD, trainer=TRAINER, check="chk-1", rank=1, store_address="h:3", limit_seconds=10.0
     ),

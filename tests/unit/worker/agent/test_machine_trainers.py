@@ -18,6 +18,7 @@ from worker.agent.controller_messages import (
     DeleteCheckpoint,
     RestartTrainer,
     SealCheckpoint,
+    SetTimeouts,
     StopTraining,
     TakeCheckpoint,
     TrainerExited,
@@ -328,3 +329,37 @@ def test_a_device_that_was_given_up_starts_again_on_the_controllers_word(story: 
     story.passes(policy.RESTART_WINDOW_SECONDS, every_seconds=0.5)
     story.hears(RestartTrainer(trainer=FIRST, reason="try again"))
     assert [each.start for each in story.given(StartTrainer)] == [3]
+
+
+def silent_after(story: Story) -> float:
+    """How long it takes until a trainer that has just beaten is called silent."""
+    began = story.at
+    while not [e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]:
+        story.passes(0.1)
+        assert story.at - began < 20.0
+    return story.at - began
+
+
+def test_what_was_told_of_a_generation_limits_the_silence_of_a_step_of_it(story: Story) -> None:
+    story.trains()
+    story.hears(SetTimeouts(generation=1, hang_seconds=1.2))
+    story.beats(generation=1, phase="backward")
+    assert silent_after(story) < 2.0
+
+
+@pytest.mark.parametrize(
+    "generation, phase", [(1, "checkpoint"), (1, "boundary"), (2, "backward"), (0, "regrouping")]
+)
+def test_elsewhere_the_job_limits_it(story: Story, generation: int, phase: str) -> None:
+    """A checkpoint, or another generation, was not what the controller observed."""
+    story.trains()
+    story.hears(SetTimeouts(generation=1, hang_seconds=1.2))
+    story.beats(generation=generation, phase=phase)
+    assert silent_after(story) > 2.9
+
+
+def test_it_is_never_longer_than_the_job_says(story: Story) -> None:
+    story.trains()
+    story.hears(SetTimeouts(generation=1, hang_seconds=60.0))
+    story.beats(generation=1, phase="backward")
+    assert 2.9 < silent_after(story) < 3.5

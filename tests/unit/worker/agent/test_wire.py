@@ -260,6 +260,10 @@ DONOR = pb.Donor(trainer="node-2/0", peer_address="h:3", parts=["dense", "expert
             said.TakeSnapshot(request="s-1", generation=4, keep="k", buddy="node-2", buddy_address="h:5"),
         ),
         (
+            pb.ControllerMessage(set_timeouts=pb.SetTimeouts(generation=4, hang_seconds=1.5)),
+            said.SetTimeouts(generation=4, hang_seconds=1.5),
+        ),
+        (
             pb.ControllerMessage(drop_snapshots=pb.DropSnapshots(names=["a", "b"], reason="not sound")),
             said.DropSnapshots(names=("a", "b"), reason="not sound"),
         ),
