@@ -1,7 +1,6 @@
 """What the core orders, carried out by the simulated cluster: each action takes the time that was measured for it.
 
-One method for each action; what agents and trainers answer is told to the core as the events that it knows from
-production. No rule is here about what should be done. Next: `play.py`, which owns clock and core.
+One method for each action; what is answered are the events of production. Next: `play.py`, which owns clock and core.
 """
 
 from __future__ import annotations
