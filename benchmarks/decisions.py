@@ -20,9 +20,10 @@ from typing import Any
 
 from benchmarks import noise
 from orchestrator.core import events
-from orchestrator.core.events import Event, StepRecord, TrainerPhase, TrainerStatus
+from orchestrator.core.events import Event, TrainerPhase, TrainerStatus
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, node_of, trainer_id
 from orchestrator.core.machine import Machine
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.spec import BatchSpec, ClusterSpec, DataSpec, JobSpec, ModelSpec
 from orchestrator.core.spec_rules import node_ids

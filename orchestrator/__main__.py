@@ -35,6 +35,10 @@ def main() -> int:
             from orchestrator import operate
 
             return operate.run(sys.argv[2:], os.environ)
+        if sys.argv[1:2] == ["wandb"]:
+            from orchestrator.loggers import wandb_process
+
+            return wandb_process.main(sys.stdin.buffer)
         read = settings.read(sys.argv[1:], os.environ)
         from orchestrator import app  # a second of imports that --help and a bad command line do without
 

@@ -27,10 +27,15 @@ from orchestrator.controller.inbox import Inbox
 from orchestrator.controller.ledger import LEDGER_FILE, FileLedger
 from orchestrator.controller.ports import LeaseLost, LedgerError, StoreError
 from orchestrator.controller.runner import Chore, Runner
+from orchestrator.controller.validations import VALIDATIONS_FILE
 from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import ClusterState, JobState
 from orchestrator.dashboard.web import Web, WebError
+from orchestrator.loggers import wandb_logger
+from orchestrator.loggers.chosen import loggers_of
+from orchestrator.loggers.logger import Logger
+from orchestrator.loggers.told import Told
 from orchestrator.service import copy_token, views, whereabouts
 from orchestrator.service.admin_api import ENDED, AdminApi, Sources
 from orchestrator.service.causes import Causes
@@ -49,7 +54,7 @@ from orchestrator.sources import Kubernetes, kubernetes, node_source
 from orchestrator.store import schema
 from orchestrator.store.engine import Durability, open_engine, parse_url
 from orchestrator.store.lease import LEASE_SECONDS, ControllerLease, LeaseHeld
-from orchestrator.store.queries import Queries
+from orchestrator.store.queries import MAX_LIMIT, Queries
 from orchestrator.store.repository import Repository
 from orchestrator.timers.timers import Periods, Timers
 
@@ -63,6 +68,7 @@ NODES_END_SECONDS = 20.0
 """How long a shutdown waits for the nodes."""
 SERVER_GRACE_SECONDS = 2.0
 RUNNER_END_SECONDS = 10.0
+LOGGERS_END_SECONDS = 10.0
 STANDBY_SECONDS = 0.25
 """Between two looks of one that stands by at the lease of the one in charge."""
 FLUSH_SECONDS = 0.5
@@ -113,6 +119,8 @@ def run(settings: Settings) -> int:
         protected = protection(settings)
         if spec is not None and settings.starts_agents:
             devices.check(spec.cluster, settings.job_file)
+        if spec is not None:
+            wandb_logger.check(spec, settings.job_file)
         prepare_workdir(settings)
         return _run_or_say_why_not(settings, spec, protected, found, web)
 
@@ -336,7 +344,13 @@ async def _serve(made: _Made) -> End:
     )
     timers = Timers(put=inbox.put, clock=clock, periods=Periods())
     running = _Running(
-        server=server, worker=worker, admin=admin, timers=timers, runner=runner, cluster=cluster
+        server=server,
+        worker=worker,
+        admin=admin,
+        timers=timers,
+        runner=runner,
+        cluster=cluster,
+        loggers=loggers_of(_told(made, clock), settings.workdir),
     )
     with _signals(endings):
         try:
@@ -362,6 +376,8 @@ async def _serve(made: _Made) -> End:
                 tls=made.protection.tls is not None,
             )
             log.info("listening on %s", address)
+            for each in running.loggers:
+                each.start()
             endings.job_was_over(made)
             end = await endings.ended
         except BaseException:
@@ -388,6 +404,7 @@ class _Running:
     timers: Timers
     runner: Runner
     cluster: NodeSource
+    loggers: tuple[Logger, ...]
 
     async def end(self, *, nodes_too: bool, reason: str) -> None:
         """Stop listening to nodes, end them if asked, answer who still waits, then handle what is left and stop."""
@@ -402,6 +419,9 @@ class _Running:
         await self.server.stop(SERVER_GRACE_SECONDS)
         if not await asyncio.to_thread(self.runner.stop, RUNNER_END_SECONDS):
             log.error("the runner has not ended within %.0f s", RUNNER_END_SECONDS)
+        for each in self.loggers:  # what the runner has put down to the last
+            if not await asyncio.to_thread(each.stop, LOGGERS_END_SECONDS):
+                log.info("a logger has not told everything; it does when the job goes on")
         await asyncio.to_thread(self.cluster.close, RUNNER_END_SECONDS)
 
 
@@ -437,6 +457,17 @@ def _sources(made: _Made, runner: Runner, clock: WallClock) -> Sources:
         ledger_path=ledger_path,
         workdir=made.settings.workdir,
         clock=clock,
+    )
+
+
+def _told(made: _Made, clock: WallClock) -> Told:
+    workdir = made.settings.workdir
+    return Told(
+        spec=made.spec,
+        ledger=workdir / LEDGER_FILE,
+        validations=workdir / VALIDATIONS_FILE,
+        incidents=lambda: made.queries.incidents(limit=MAX_LIMIT),
+        clock=clock.now,
     )
 
 

@@ -63,6 +63,7 @@ in the work directory:
   controller.json      address, pid, started_at and job of the newest controller
   controller.db        jobs, nodes, generations, incidents, checkpoints, events, unfinished actions
   metrics.jsonl        the ledger: one line for each committed step
+  tensorboard/         curves: event files of what is committed
   checkpoints/         sealed checkpoints
   nodes/, logs/        which agents were started here, and what they said
 

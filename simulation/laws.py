@@ -15,10 +15,11 @@ from pathlib import Path
 from orchestrator.controller.ledger import LEDGER_FILE
 from orchestrator.controller.ledger_lines import read_records
 from orchestrator.core import actions, roster
-from orchestrator.core.events import ControllerStarted, Event, JobSubmitted, StepRecord
+from orchestrator.core.events import ControllerStarted, Event, JobSubmitted
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import GenerationNumber, IncidentId, NodeId
 from orchestrator.core.invariants import check, check_growth
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import (

@@ -12,9 +12,9 @@ from typing import get_args
 from orchestrator.controller.ledger import FileLedger
 from orchestrator.controller.ports import LedgerError, StoreError
 from orchestrator.core.actions import Action
-from orchestrator.core.events import Event, StepRecord
+from orchestrator.core.events import Event
 from orchestrator.core.ids import ActionId, GenerationNumber, NodeId, Step
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
 from orchestrator.service import wire

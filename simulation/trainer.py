@@ -444,6 +444,9 @@ class Trainer(Process):
                     first + index for index, count in enumerate(tally.sample_counts) for _ in range(count)
                 ),
                 expert_load=tally.expert_load,
+                layer_load=tally.layer_load,
+                learning_rate=0.0,
+                gradient_norm=tally.norm,
             )
         )
         give(self._ground, self.followers, self.state)

@@ -62,6 +62,8 @@ def _fill(body: Message, value: Any, without: set[str], only: set[str] | None = 
             for each in content:
                 if is_dataclass(each):
                     _fill(place.add(), each, without=set())
+                elif isinstance(each, tuple):
+                    place.add().counts.extend(each)
                 else:
                     place.append(each)
         elif isinstance(content, Enum):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core.events import StepRecord, TrainerPhase, TrainerStatus
+from orchestrator.core.events import TrainerPhase, TrainerStatus
 from orchestrator.core.ids import GenerationNumber, IncidentId, JobId, NodeId, Rank, Step, TrainerId
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.spec import BatchSpec, ClusterSpec, DataSpec, JobSpec
 from orchestrator.core.state import (
     Checkpoint,

@@ -155,6 +155,7 @@ def _places(ended: Ended) -> list[Text]:
     names = (
         (workdirs.METRICS_FILE, "one line per committed step"),
         (workdirs.VALIDATION_FILE, "one line per measurement of the held-out windows"),
+        (workdirs.CURVES_FOLDER, f"curves: tensorboard --logdir {shlex.quote(str(ended.workdir))}"),
         (workdirs.SUMMARY_FILE, "this report as JSON"),
         ("checkpoints", "sealed checkpoints"),
         ("logs", "controller and nodes"),

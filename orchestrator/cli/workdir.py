@@ -28,6 +28,7 @@ CONTROLLER_LOG = Path("logs") / "controller.log"
 METRICS_FILE = "metrics.jsonl"
 VALIDATION_FILE = "validation.jsonl"
 SUMMARY_FILE = "summary.json"
+CURVES_FOLDER = "tensorboard"
 INCIDENTS_FOLDER = "incidents"
 NODES_FOLDER = "nodes"
 

@@ -30,9 +30,8 @@ from pathlib import Path
 from orchestrator.controller.ledger_lines import LedgerTotals, corrupt, decode_line, encode_line, sum_up
 from orchestrator.controller.ports import LedgerError
 from orchestrator.controller.validations import FileValidations
-from orchestrator.core.events import StepRecord
 from orchestrator.core.ids import GenerationNumber, Step
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """One line of the ledger, to and from JSON; and the totals that people ask of a file of them. Reads, never writes.
 
-A line is an object with the keys step, loss, tokens, generation, time, step_seconds, sample_ids, expert_load, in this
-order. Numbers that JSON does not know (not finite) are null. Next: `ledger.py`, which owns the file.
+A line is an object with the keys step, loss, tokens, generation, time, step_seconds, sample_ids, expert_load,
+layer_load, learning_rate, gradient_norm, in this order. Numbers that JSON does not know (not finite) are null. The last
+three are younger than the others: a line without them is read too. Next: `ledger.py`, which owns the file.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.controller.ports import LedgerError
-from orchestrator.core.events import StepRecord
 from orchestrator.core.ids import GenerationNumber, Step
+from orchestrator.core.measurements import StepRecord
 
 _INTEGER = frozenset({int})
 
@@ -45,13 +46,16 @@ def encode_line(record: StepRecord) -> bytes:
     """A record as one line, with its line end."""
     line = {
         "step": record.step,
-        "loss": record.loss if math.isfinite(record.loss) else None,
+        "loss": _finite(record.loss),
         "tokens": record.tokens,
         "generation": record.generation,
         "time": record.time,
         "step_seconds": record.step_seconds,
         "sample_ids": record.sample_ids,
         "expert_load": record.expert_load,
+        "layer_load": record.layer_load,
+        "learning_rate": _finite(record.learning_rate),
+        "gradient_norm": _finite(record.gradient_norm),
     }
     return json.dumps(line, separators=(", ", ": "), allow_nan=False).encode() + b"\n"
 
@@ -70,6 +74,9 @@ def decode_line(line: bytes) -> StepRecord:
             step_seconds=float(said["step_seconds"]),
             sample_ids=_all_whole(said["sample_ids"]),
             expert_load=_all_whole(said["expert_load"]),
+            layer_load=tuple(map(_all_whole, said.get("layer_load", ()))),
+            learning_rate=_number(said.get("learning_rate")),
+            gradient_norm=_number(said.get("gradient_norm")),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a step record ({type(error).__name__}: {error})") from error
@@ -135,6 +142,14 @@ def corrupt(path: Path, number: int, what: str) -> LedgerError:
         f"is failing. Remedy: restore the file, or keep its first {number - 1} lines "
         f"(head -n {number - 1}) and put the others aside; the job itself does not depend on them"
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _number(value: Any) -> float | None:  # what JSON holds there
+    return None if value is None else float(value)
 
 
 def _whole(value: object) -> int:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from orchestrator.core.actions import Action
-from orchestrator.core.events import Event, StepRecord
+from orchestrator.core.events import Event
 from orchestrator.core.ids import ActionId, GenerationNumber, NodeId, Step
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
 

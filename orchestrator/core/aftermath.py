@@ -15,8 +15,8 @@ from itertools import pairwise
 from statistics import median
 
 from orchestrator.core.decision import Decision
-from orchestrator.core.events import StepRecord
 from orchestrator.core.ids import Step
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.policy import Policy
 from orchestrator.core.state import Generation, GenerationKind, Memory
 

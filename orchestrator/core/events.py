@@ -12,7 +12,7 @@ from enum import Enum
 from orchestrator.core.asker import UNKNOWN_ASKER, Asker
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 from orchestrator.core.spec import JobSpec
 
 
@@ -61,20 +61,6 @@ class TrainerStatus:
     """Since the trainer process itself last gave a sign of life."""
     work_seconds: float = 0.0
     """Of its last committed step, what it worked itself: waiting for others is not counted."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRecord:
-    """What one committed step counted, the same on every rank."""
-
-    step: Step
-    generation: GenerationNumber
-    loss: float
-    tokens: int
-    time: float
-    step_seconds: float
-    sample_ids: tuple[int, ...]
-    expert_load: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

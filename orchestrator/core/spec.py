@@ -214,6 +214,37 @@ class Recompute(Enum):
         return self in (Recompute.EXPERTS, Recompute.ALL)
 
 
+class WandbMode(Enum):
+    """Where what is told to Weights & Biases goes."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    """Into files of the workdir, to be sent later with `wandb sync`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WandbSpec:
+    """Weights & Biases, with the extra `wandb`. Its key is the environment's WANDB_API_KEY, never the job's."""
+
+    project: str = ""
+    """Empty for none of it."""
+    entity: str = ""
+    """A user or a team; empty for the key's own."""
+    group: str = ""
+    """Empty for the name of the job."""
+    tags: tuple[str, ...] = ()
+    mode: WandbMode = WandbMode.ONLINE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggingSpec:
+    """Curves for people, beside the ledger. May be changed when a job goes on."""
+
+    tensorboard: bool = True
+    """Event files in `tensorboard` of the workdir."""
+    wandb: WandbSpec = field(default_factory=WandbSpec)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSpec:
     """How the model is computed: memory against time. May be changed when a job goes on."""
@@ -354,6 +385,7 @@ class JobSpec:
     snapshot: SnapshotSpec = field(default_factory=SnapshotSpec)
     integrity: IntegritySpec = field(default_factory=IntegritySpec)
     validation: ValidationSpec = field(default_factory=ValidationSpec)
+    logging: LoggingSpec = field(default_factory=LoggingSpec)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     recovery: RecoverySpec = field(default_factory=RecoverySpec)
     faults: tuple[FaultSpec, ...] = ()

@@ -77,6 +77,7 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
         *_pipeline(spec),
         *_optimizer(spec),
         *_trainable(spec),
+        *_logging(spec),
         *_device_memory(spec),
         *_timeouts(spec.timeouts),
     )
@@ -266,6 +267,17 @@ def _trainable(spec: JobSpec) -> Iterator[type_of_relation]:
     if chosen and not spec.init.checkpoint:
         remedy = "all else would stay random: name a trained model with init.checkpoint"
         yield (field,), Problem(field=field, value=list(chosen), remedy=remedy)
+
+
+def _logging(spec: JobSpec) -> Iterator[type_of_relation]:
+    wandb = spec.logging.wandb
+    for name, value in (("entity", wandb.entity), ("group", wandb.group), ("tags", list(wandb.tags))):
+        if value and not wandb.project:
+            remedy = (
+                "nothing goes to Weights & Biases without logging.wandb.project: name one, or leave this out"
+            )
+            field = f"logging.wandb.{name}"
+            yield (field,), Problem(field=field, value=value, remedy=remedy)
 
 
 def _device_memory(spec: JobSpec) -> Iterator[type_of_relation]:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, TrainerId, device_of, node_of
 from protos import worker_pb2 as pb
@@ -25,6 +25,7 @@ WORDS_LENGTH = 8192
 DOCUMENT_LENGTH = 1024 * 1024
 NUMBERS_LIMIT = 1_000_000
 """Numbers in one list: the sample ids of a step, the load of its experts."""
+Item = TypeVar("Item")
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -97,6 +98,13 @@ def counts(field: str, said: Sequence[int]) -> tuple[int, ...]:
     if said and not (min(said) >= 0 and max(said) < NUMBER_LIMIT):
         raise WireError(field, f"holds a number that is negative or beyond {NUMBER_LIMIT}")
     return tuple(said)
+
+
+def not_too_many(field: str, said: Sequence[Item]) -> Sequence[Item]:
+    """A list of messages. Raises WireError."""
+    if len(said) > NUMBERS_LIMIT:
+        raise WireError(field, f"{len(said)} entries, the limit is {NUMBERS_LIMIT}")
+    return said
 
 
 def step(field: str, said: int) -> Step:

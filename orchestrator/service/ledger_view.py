@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.controller.ledger_lines import decode_line
 from orchestrator.controller.validations import VALIDATIONS_FILE, read_validations
-from orchestrator.core.events import StepRecord
+from orchestrator.core.measurements import StepRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from orchestrator.core import actions, events
 from orchestrator.core.ids import CauseId, NodeId
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 from orchestrator.core.state import Generation, Member
 from orchestrator.service import checked, wire_state
 from protos import worker_pb2 as pb
@@ -159,7 +159,7 @@ def _generation_joined(message: pb.AgentMessage, envelope: checked.Envelope) -> 
 def _step_committed(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.step_committed
     source = checked.source("step_committed", said.source, envelope)
-    record = events.StepRecord(
+    record = StepRecord(
         step=checked.step("step_committed.step", said.step),
         generation=checked.generation("step_committed.generation", said.generation),
         loss=said.loss,
@@ -168,6 +168,12 @@ def _step_committed(message: pb.AgentMessage, envelope: checked.Envelope) -> eve
         step_seconds=checked.seconds("step_committed.step_seconds", said.step_seconds),
         sample_ids=checked.counts("step_committed.sample_ids", said.sample_ids),
         expert_load=checked.counts("step_committed.expert_load", said.expert_load),
+        layer_load=tuple(
+            checked.counts("step_committed.layer_load", each.counts)
+            for each in checked.not_too_many("step_committed.layer_load", said.layer_load)
+        ),
+        learning_rate=said.learning_rate,
+        gradient_norm=said.gradient_norm,
     )
     return events.StepCommitted(
         **source,

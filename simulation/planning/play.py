@@ -17,6 +17,7 @@ from orchestrator.core import cadence, events
 from orchestrator.core.events import Event
 from orchestrator.core.ids import CauseId, GenerationNumber, Step
 from orchestrator.core.machine import Machine
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.spec import CheckpointMode
 from orchestrator.core.state import (
     NO_GENERATION,
@@ -173,7 +174,7 @@ class Game:
         if process is None:
             return
         self._told = committed
-        record = events.StepRecord(
+        record = StepRecord(
             step=committed,
             generation=generation.number,
             loss=0.0,

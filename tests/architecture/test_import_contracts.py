@@ -112,6 +112,7 @@ PLANTED = (
     ("protos-door", "orchestrator/controller/controller.py", "from protos import worker_pb2"),
     ("protos-door", "worker/training/loop.py", "import protos.worker_pb2"),
     ("tokenizer-door", "worker/training/loop.py", "import tokenizers"),
+    ("wandb-door", "orchestrator/service/server.py", "import wandb"),
     ("tensor-door", "orchestrator/service/server.py", "import numpy"),
     ("tensor-door", "worker/agent/client.py", "import safetensors.torch"),
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chaos.job import TINY
+from tests.chaos.curves import assert_curves_are_the_ledger
 from tests.chaos.runs import ENDLESS, Run, assert_every_sample_once, largest_difference
 from tests.waiting import wait_until
 
@@ -44,6 +45,7 @@ def test_both_replicas_of_an_expert_die_and_a_damaged_checkpoint_is_passed_over(
         run.reach(older["step"] + 5)
         summary = run.stop()
         ledger = run.ledger()
+        assert_curves_are_the_ledger(run)
     assert_every_sample_once(ledger, len(ledger))
     assert largest_difference(ledger[: len(reference)], reference) < TOLERANCE
     words = " ".join(reason for incident in summary["incidents"] for reason in incident["reasons"])

@@ -109,6 +109,9 @@ class PlayedTrainer:
                     step_seconds=0.1,
                     sample_ids=(2 * self._step, 2 * self._step + 1),
                     expert_load=(64, 64),
+                    layer_load=((32, 64), (32, 0)),
+                    learning_rate=0.001,
+                    gradient_norm=1.5,
                 )
             )
 

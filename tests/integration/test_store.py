@@ -16,9 +16,9 @@ from orchestrator.core.events import (
     RedundancyScanDue,
     RetentionDue,
     StepCommitted,
-    StepRecord,
 )
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Step, TrainerId
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import CheckpointState, ClusterState, GenerationKind, Incident, JobState, Reason
 from orchestrator.store import repository as limits

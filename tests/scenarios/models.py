@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.core import actions, events
+from orchestrator.core import actions
 from orchestrator.core.events import Event, TrainerPhase, TrainerStatus
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.parts import dense_part, expert_part
 from orchestrator.core.state import (
@@ -197,7 +198,7 @@ class Disk:
             reported_through=self.reported_through,
         )
 
-    def append(self, record: events.StepRecord) -> None:
+    def append(self, record: StepRecord) -> None:
         """What the ledger does with a record."""
         if record.generation >= self.ledger_fence and record.step == self.reported_through + 1:
             self.ledger.append(record.step)

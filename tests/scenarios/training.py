@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from orchestrator.core import events
 from orchestrator.core.ids import Rank, Step, TrainerId, node_of
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.state import NO_GENERATION, Generation, GenerationKind
 from tests.scenarios.agents import Agents, Controller
 from tests.scenarios.memories import Memories
@@ -278,7 +279,7 @@ class Training:
         for seat, dealt in zip(seats, generation.deal, strict=True):
             seat.trainer.step = step
             seat.trainer.work_share = len(dealt) * len(seats) / total
-        record = events.StepRecord(
+        record = StepRecord(
             step=Step(step),
             generation=generation.number,
             loss=1.0,

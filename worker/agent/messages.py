@@ -186,6 +186,12 @@ class StepCommitted:
     step_seconds: float
     sample_ids: tuple[int, ...]
     expert_load: tuple[int, ...]
+    """Token-expert pairs of each expert of each stage, over all layers."""
+    layer_load: tuple[tuple[int, ...], ...]
+    """The same by layer of the whole model and expert of the layer."""
+    learning_rate: float
+    gradient_norm: float
+    """Over all parts, before clipping."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

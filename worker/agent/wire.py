@@ -108,6 +108,8 @@ def _passed_on(source: pb.Source, report: PassedOn) -> pb.AgentMessage:
     values = {name.name: getattr(report, name.name) for name in dataclasses.fields(report)}
     if isinstance(report, messages.ReplicasDiffered):
         values["findings"] = [pb.ReplicaFinding(**dataclasses.asdict(each)) for each in report.findings]
+    if isinstance(report, messages.StepCommitted):
+        values["layer_load"] = [pb.LayerLoad(counts=each) for each in report.layer_load]
     if isinstance(report, messages.StepRedone) and report.rank < 0:
         del values["rank"]
     return pb.AgentMessage(**{field: build(source=source, **values)})

@@ -32,6 +32,8 @@ class Sums:
     loss: Tensor
     expert_load: Tensor
     """Of all stages' experts; this member adds to those of its stage."""
+    layer_load_LE: Tensor
+    """By layer of the whole model and expert of the layer; zeros for layers of other stages."""
     samples: list[int]
     """Where the loss was computed: in the last stage."""
     step_tokens: int
@@ -75,6 +77,9 @@ class StepPasses:
         self.sums = Sums(
             loss=torch.zeros((), dtype=torch.float64, device=work.device),
             expert_load=torch.zeros(experts, dtype=torch.int64, device=work.device),
+            layer_load_LE=torch.zeros(
+                (work.stages.layers, config.experts), dtype=torch.int64, device=work.device
+            ),
             samples=[],
             step_tokens=work.scale.step_tokens,
         )
@@ -98,6 +103,7 @@ class StepPasses:
         out = chunk_pass(work.model, chunk, x, batch.window_BC, context, work.scale)
         self._held[turn.chunk, turn.round] = x, out
         sums.expert_load[self._first_expert :][: out.count_LE.shape[1]] += out.count_LE.sum(0)
+        sums.layer_load_LE[chunk.layers[0] : chunk.layers[-1] + 1] += out.count_LE
         if out.cross_entropy_sum is not None:
             sums.loss += out.cross_entropy_sum
             sums.tokens += work.windows.targets(ids)

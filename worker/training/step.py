@@ -24,6 +24,7 @@ from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, reduce_dense
 from worker.training.batch import BatchConfig
 from worker.training.integrity import ReplicaCheck
+from worker.training.learning_rate import LearningRate
 from worker.training.optimizer import AdamW, clip_coefficient
 from worker.training.passes import StepPasses, Sums, Work
 from worker.training.state import TrainingState
@@ -45,11 +46,12 @@ def _whose(tally: Tally) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepShape:
-    """Sizes that are the same for every step of a job."""
+    """What is the same for every step of a job."""
 
     batch: BatchConfig
     sequence_length: int
     clip_norm: float
+    rate: LearningRate
 
 
 @dataclass(slots=True, kw_only=True)
@@ -176,6 +178,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
         expert_norms_squared=primary if finite else [0.0] * len(primary),
         dense_norm_squared=dense_norm if leads and finite else 0.0,
         expert_load=sums.expert_load.tolist(),
+        layer_load=sums.layer_load_LE.tolist(),
         samples=sums.samples,
         loss=loss if finite else 0.0,
         tokens=sums.tokens,
@@ -214,4 +217,7 @@ def record_of(shape: StepShape, generation: int, step: int, tally: Tally, second
             first + index for index, count in enumerate(tally.sample_counts) for _ in range(count)
         ),
         expert_load=tally.expert_load,
+        layer_load=tally.layer_load,
+        learning_rate=shape.rate.at(step),
+        gradient_norm=tally.norm,
     )

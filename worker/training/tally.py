@@ -29,11 +29,16 @@ class TallyLayout:
     """Where things are in the vector. `samples` is the number of samples in a step."""
 
     experts: int
+    """Of all stages."""
     samples: int
+    layers: int = 0
+    """Of the whole model, for the load by layer; 0 leaves it out."""
+    layer_experts: int = 0
+    """In each layer."""
 
     @property
     def length(self) -> int:
-        return 2 * self.experts + self.samples + 6 + 3 * len(Pending)
+        return self._layers_at + self.layers * self.layer_experts
 
     @property
     def _counts_at(self) -> int:
@@ -46,6 +51,10 @@ class TallyLayout:
     @property
     def _pending_at(self) -> int:
         return self._scalars_at + 6
+
+    @property
+    def _layers_at(self) -> int:
+        return self._pending_at + 3 * len(Pending)
 
     def cast(self, vote: Vote) -> list[float]:
         """One member's addend."""
@@ -61,6 +70,7 @@ class TallyLayout:
         doubts = [float(not vote.own_finite), culprit, float(not vote.sums_finite)]
         scalars = [vote.dense_norm_squared, vote.loss, float(vote.tokens), *doubts]
         values = [*vote.expert_norms_squared, *map(float, vote.expert_load), *counts, *scalars, *pending]
+        values += [float(count) for layer in vote.layer_load for count in layer]
         assert len(values) == self.length, "a vote fills the layout"
         return values
 
@@ -77,8 +87,11 @@ class TallyLayout:
             expert_load=tuple(round(value) for value in values[self.experts : self._counts_at]),
             sample_counts=tuple(round(value) for value in values[self._counts_at : at]),
             pending=tuple(
-                (values[i], values[i + 1], values[i + 2])
-                for i in range(self._pending_at, self._pending_at + 3 * len(Pending), 3)
+                (values[i], values[i + 1], values[i + 2]) for i in range(self._pending_at, self._layers_at, 3)
+            ),
+            layer_load=tuple(
+                tuple(round(value) for value in values[i : i + self.layer_experts])
+                for i in range(self._layers_at, self.length, self.layer_experts or 1)
             ),
         )
 
@@ -101,6 +114,8 @@ class Vote:
     sums_finite: bool
     """The norms that this member has worked out, of what was summed."""
     pending: dict[Pending, str]
+    layer_load: Sequence[Sequence[int]] = ()
+    """By layer of the whole model, zeros for those of other stages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +135,8 @@ class Tally:
     sample_counts: tuple[int, ...]
     """How often each sample of the step was counted; all 1 in a sound step."""
     pending: tuple[tuple[float, float, float], ...]
+    layer_load: tuple[tuple[int, ...], ...]
+    """Token-expert pairs by layer and expert of the layer."""
 
     def agreed(self, kind: Pending, label: str | None, world: int) -> bool:
         """Whether all `world` members have received the very order `label`.

@@ -109,7 +109,12 @@ class JobView:
         model = ModelConfig.from_mapping(config["model"], config["precision"])
         optimizer = OptimizerConfig.from_mapping(config["optimizer"])
         batch = BatchConfig.from_mapping(config["batch"])
-        shape = StepShape(batch=batch, sequence_length=model.sequence_length, clip_norm=optimizer.clip_norm)
+        shape = StepShape(
+            batch=batch,
+            sequence_length=model.sequence_length,
+            clip_norm=optimizer.clip_norm,
+            rate=optimizer.rate(int(config["steps"])),
+        )
         pipeline = config["pipeline"]
         stages = Stages(layers=model.layers, count=int(pipeline["stages"]), chunks=int(pipeline["chunks"]))
         return cls(
@@ -120,7 +125,12 @@ class JobView:
             seed=int(config["seed"]),
             steps=int(config["steps"]),
             shape=shape,
-            layout=TallyLayout(experts=stages.count * model.experts, samples=batch.samples_per_step),
+            layout=TallyLayout(
+                experts=stages.count * model.experts,
+                samples=batch.samples_per_step,
+                layers=model.layers,
+                layer_experts=model.experts,
+            ),
             stages=stages,
             schedule=Kind(pipeline["schedule"]),
             trainable=tuple(config["trainable"]["experts"]),

@@ -32,6 +32,7 @@ FAREWELL_SECONDS = 5
 BACKSTOP_SECONDS = 120
 """How long Kubernetes leaves pods on a machine that it has lost; the controller acts long before."""
 DATABASE_SECRET = "understudy-database"
+WANDB_SECRET = "understudy-wandb"
 CONTROLLER_ACCOUNT = "understudy-controller"
 _TLS_FOLDER = "/etc/understudy/tls"
 _ACCESS_FOLDER = "/etc/understudy/access"
@@ -182,6 +183,14 @@ def controller_deployment(job: MoEJob, image: str, account: str = CONTROLLER_ACC
     }
 
 
+def _wandb_key(job: MoEJob) -> list[Object]:
+    """What the library of Weights & Biases looks for, where the job asks for it."""
+    if not job.spec.logging.wandb.project:
+        return []
+    key = {"name": WANDB_SECRET, "key": "api-key", "optional": True}
+    return [{"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": key}}]
+
+
 def _controller_pod(job: MoEJob, image: str, account: str) -> Object:
     resources = job.pods.controller_resources or {
         "requests": {"cpu": "100m", "memory": "192Mi"},
@@ -202,6 +211,7 @@ def _controller_pod(job: MoEJob, image: str, account: str) -> Object:
                 "valueFrom": {"secretKeyRef": {"name": DATABASE_SECRET, "key": "url"}},
             },
             {"name": "HOME", "value": "/tmp"},
+            *_wandb_key(job),
         ],
         "ports": [
             {"name": "grpc", "containerPort": CONTROLLER_PORT},

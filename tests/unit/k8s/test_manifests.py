@@ -136,6 +136,24 @@ def test_nodes_of_a_job_share_no_machine_unless_it_says_so() -> None:
     ]
 
 
+def test_the_key_of_weights_and_biases_is_given_to_controllers_of_jobs_that_ask_for_it() -> None:
+    """From a secret that the job does not hold."""
+    (item,) = documents(ROOT / "examples/moe-job.yaml")
+    item["metadata"]["uid"] = "0a1b2c3d"
+    keys = []
+    for asks in (False, True):
+        if asks:
+            item["spec"]["job"]["logging"] = {"wandb": {"project": "moe"}}
+        deployment = manifests.controller_deployment(moejob.read(item), "understudy:1")
+        assert problems(deployment) == []
+        environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        keys.append([each["valueFrom"] for each in environment if each["name"] == "WANDB_API_KEY"])
+    assert keys == [
+        [],
+        [{"secretKeyRef": {"name": "understudy-wandb", "key": "api-key", "optional": True}}],
+    ]
+
+
 def test_devices_are_asked_for_when_the_job_names_them() -> None:
     """As many as a node has trainers; without a name it trains on the CPU."""
     (item,) = documents(ROOT / "examples/moe-job.yaml")

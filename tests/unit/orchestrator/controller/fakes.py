@@ -11,15 +11,9 @@ from orchestrator.controller.controller import Controller, Ports
 from orchestrator.controller.ports import StoreError
 from orchestrator.core import actions
 from orchestrator.core.actions import Action
-from orchestrator.core.events import (
-    Event,
-    HeartbeatReceived,
-    NodeDisconnected,
-    StepCommitted,
-    StepRecord,
-)
+from orchestrator.core.events import Event, HeartbeatReceived, NodeDisconnected, StepCommitted
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Step, TrainerId
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 from orchestrator.core.outcome import Outcome
 from orchestrator.core.state import ClusterState
 
@@ -160,6 +154,9 @@ def record(step: int, generation: int = 1, samples: tuple[int, ...] = (0, 1, 2))
         step_seconds=0.5,
         sample_ids=samples,
         expert_load=(3, 1),
+        layer_load=((1, 1), (2, 0)),
+        learning_rate=0.001 * step,
+        gradient_norm=1.5,
     )
 
 

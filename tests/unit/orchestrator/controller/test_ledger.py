@@ -38,8 +38,25 @@ def test_a_line_is_what_people_read(tmp_path: Path) -> None:
     _fill(tmp_path, 1).close()
     assert (tmp_path / LEDGER_FILE).read_text() == (
         '{"step": 1, "loss": 5.0, "tokens": 384, "generation": 1, "time": 1001.0, "step_seconds": 0.5, '
+        '"sample_ids": [0, 1, 2], "expert_load": [3, 1], "layer_load": [[1, 1], [2, 0]], "learning_rate": 0.001, '
+        '"gradient_norm": 1.5}\n'
+    )
+
+
+def test_a_line_of_an_older_ledger_is_read_and_what_it_lacks_is_not_made_up(tmp_path: Path) -> None:
+    (tmp_path / LEDGER_FILE).write_text(
+        '{"step": 1, "loss": 5.0, "tokens": 384, "generation": 1, "time": 1001.0, "step_seconds": 0.5, '
         '"sample_ids": [0, 1, 2], "expert_load": [3, 1]}\n'
     )
+    _fill(tmp_path, 2).close()
+    first, second = read_records(tmp_path / LEDGER_FILE)
+    assert (first.layer_load, first.learning_rate, first.gradient_norm) == ((), None, None)
+    assert second == record(2)
+
+
+def test_a_gradient_norm_that_is_no_number_is_null(tmp_path: Path) -> None:
+    line = encode_line(replace(record(1), gradient_norm=math.inf))
+    assert b'"gradient_norm": null' in line and decode_line(line).gradient_norm is None
 
 
 def test_duplicates_are_dropped(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.core import events
 from orchestrator.core.aftermath import tolerance
 from orchestrator.core.ids import Step
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.policy import Policy
 from orchestrator.core.spec import TimeoutSpec
 from orchestrator.core.state import CheckpointState, GenerationKind, IncidentKind, Memory
@@ -36,7 +37,7 @@ def restored(make_training: MakeWorld) -> Told:
 
 def commit(world: Told, step: int, loss: float) -> None:
     """A report of a member, besides those of the world, whose losses are all 1."""
-    record = events.StepRecord(
+    record = StepRecord(
         step=Step(step),
         generation=world.generation.number,
         loss=loss,

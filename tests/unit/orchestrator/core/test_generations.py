@@ -7,6 +7,7 @@ from dataclasses import replace
 from orchestrator.core import actions, events
 from orchestrator.core.generations import ranked
 from orchestrator.core.ids import GenerationNumber, Step, TrainerId
+from orchestrator.core.measurements import StepRecord
 from orchestrator.core.state import Generation, GenerationKind
 from tests.unit.orchestrator.core.told import (
     NODE_2,
@@ -77,7 +78,7 @@ def test_any_report_from_a_planned_generation_says_that_it_was_entered(make_trai
         trainer=TRAINER_1,
         incarnation="node-1#1",
         start=1,
-        record=events.StepRecord(
+        record=StepRecord(
             step=Step(7),
             generation=GenerationNumber(3),
             loss=1.0,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.core import actions, events
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Rank, Step, TrainerId
-from orchestrator.core.measurements import ValidationRecord
+from orchestrator.core.measurements import StepRecord, ValidationRecord
 from orchestrator.core.state import Generation, GenerationKind, Member
 from orchestrator.service import checked, wire
 from protos import worker_pb2 as pb
@@ -50,7 +50,7 @@ statuses = st.builds(
     work_seconds=seconds,
 )
 records = st.builds(
-    events.StepRecord,
+    StepRecord,
     step=steps,
     generation=steps,
     loss=st.floats(allow_nan=False),
@@ -59,6 +59,9 @@ records = st.builds(
     step_seconds=seconds,
     sample_ids=st.lists(steps, max_size=5).map(tuple),
     expert_load=st.lists(steps, max_size=5).map(tuple),
+    layer_load=st.lists(st.lists(steps, max_size=3).map(tuple), max_size=3).map(tuple),
+    learning_rate=st.floats(allow_nan=False),
+    gradient_norm=st.floats(allow_nan=False),
 )
 validations = st.builds(
     ValidationRecord,

@@ -323,6 +323,9 @@ def committed(step: int, generation: int = 1) -> trainer_messages.StepCommitted:
         step_seconds=0.1,
         sample_ids=(step,),
         expert_load=(64, 64),
+        layer_load=((32, 64), (32, 0)),
+        learning_rate=0.001,
+        gradient_norm=1.5,
     )
 
 

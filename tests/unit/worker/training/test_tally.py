@@ -43,6 +43,19 @@ def test_norm_loss_and_counts_are_summed() -> None:
     assert not tally.not_finite
 
 
+def test_the_load_by_layer_is_summed_over_members_and_stages() -> None:
+    """Each member adds to the layers of its stage."""
+    layout = TallyLayout(experts=4, samples=4, layers=2, layer_experts=2)
+    norms = {"expert_norms_squared": (0.0,) * 4, "expert_load": (1, 1, 1, 1)}
+    first = vote(**norms, layer_load=((3, 1), (0, 0)), pending={Pending.STOP: "stop"})
+    second = vote(**norms, layer_load=((1, 1), (0, 0)), pending={Pending.STOP: "stop"})
+    third = vote(**norms, layer_load=((0, 0), (5, 1)), pending={Pending.STOP: "stop"})
+    votes = [layout.cast(each) for each in (first, second, third)]
+    tally = layout.read([sum(column) for column in zip(*votes, strict=True)])
+    assert tally.layer_load == ((4, 2), (5, 1))
+    assert tally.agreed(Pending.STOP, "stop", 3)
+
+
 def test_a_sample_that_is_missing_or_counted_twice_shows() -> None:
     tally = LAYOUT.read(total(vote(samples=(0, 1)), vote(samples=(1, 3))))
     assert tally.sample_counts == (1, 2, 0, 1)
