@@ -54,7 +54,7 @@ class SnapshotBuffer:
     """The host buffer of one trainer; at most one snapshot is out at a time."""
 
     def __init__(self, *, device: torch.device | None = None) -> None:
-        """For the copies of a GPU, `device`, the buffer is pinned."""
+        """For the copies of a GPU, `device`, what `reserve` makes is pinned."""
         self._device = device if device is not None and device.type == "cuda" else None
         self._lock = threading.Lock()
         self._buffer: Tensor | None = None
@@ -65,12 +65,22 @@ class SnapshotBuffer:
     def reserve(self, elements: int, dtype: torch.dtype) -> None:
         """Makes the buffer beforehand and touches each page, so that the first snapshot costs what the others do.
 
-        Not while a snapshot is out: then the next one pays. Raises MemoryError.
+        Takes its time, and no other call waits for it: a snapshot that is wanted meanwhile is made in fresh memory.
+        Nothing is done while a snapshot is out. Raises MemoryError.
         """
         with self._lock:
-            held = 0 if self._buffer is None else self._buffer.numel()
-            if self._out is None and held < elements:
-                self._storage(elements, dtype)[held:].fill_(0)
+            if self._out is not None or self._ready(elements, dtype):
+                return
+            self._buffer, old = (
+                None,
+                self._pinned,
+            )  # freed first: old and new together may be more than there is
+            self._pinned = None
+        if old is not None:
+            old.release()
+        made, pinned = self._made_ready(elements, dtype)
+        if not self._adopt(made, pinned) and pinned is not None:
+            pinned.release()
 
     def take(
         self, *, step: int, pieces: Sequence[Piece], states: Mapping[str, PartTensors]
@@ -95,22 +105,46 @@ class SnapshotBuffer:
             assert self._out == snapshot.step
             self._out = None
 
+    def _adopt(self, made: Tensor, pinned: PinnedMemory | None) -> bool:
+        with self._lock:
+            if self._out is not None or self._ready(made.numel(), made.dtype):
+                return False
+            self._buffer, self._pinned = made, pinned
+            return True
+
+    def _fits(self, elements: int, dtype: torch.dtype) -> bool:
+        held = self._buffer
+        return held is not None and held.dtype == dtype and held.numel() >= elements
+
+    def _ready(self, elements: int, dtype: torch.dtype) -> bool:
+        return self._fits(elements, dtype) and (self._device is None or self._pinned is not None)
+
     def _storage(self, elements: int, dtype: torch.dtype) -> Tensor:
-        if self._buffer is None or self._buffer.dtype != dtype or self._buffer.numel() < elements:
+        if not self._fits(elements, dtype):
             self._buffer = None  # freed first: old and new together may be more than the host has
             if self._pinned is not None:
                 self._pinned.release()
                 self._pinned = None
-            try:
-                if self._device is None:
-                    self._buffer = torch.empty(elements, dtype=dtype)
-                else:
-                    memory = memoryview(mmap.mmap(-1, elements * dtype.itemsize))
-                    self._pinned = PinnedMemory(memory, self._device)
-                    self._buffer = torch.frombuffer(memory, dtype=dtype)
-            except (RuntimeError, OSError) as error:  # what torch and mmap raise when an allocation fails
-                raise MemoryError(f"no room for a snapshot of {elements} elements: {error}") from error
+            self._buffer = _fresh(elements, dtype)
+        assert self._buffer is not None
         return self._buffer[:elements]
+
+    def _made_ready(self, elements: int, dtype: torch.dtype) -> tuple[Tensor, PinnedMemory | None]:
+        if self._device is None:
+            return _fresh(elements, dtype).fill_(0), None
+        try:
+            memory = memoryview(mmap.mmap(-1, elements * dtype.itemsize))
+        except OSError as error:
+            raise MemoryError(f"no room for a snapshot of {elements} elements: {error}") from error
+        pinned = PinnedMemory(memory, self._device)
+        return torch.frombuffer(memory, dtype=dtype), pinned
+
+
+def _fresh(elements: int, dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty(elements, dtype=dtype)
+    except RuntimeError as error:  # what torch raises when an allocation fails
+        raise MemoryError(f"no room for a snapshot of {elements} elements: {error}") from error
 
 
 def copy_pieces(

@@ -63,12 +63,15 @@ class MappedSlot:
         self._descriptor = descriptor
         self._map: mmap.mmap | None = None
 
-    def view(self, size: int) -> memoryview:
-        """At least `size` writable bytes, whose pages are there. Raises NoRoom; views given before stay valid."""
+    def view(self, size: int, *, populate: bool = True) -> memoryview:
+        """At least `size` writable bytes, whose pages are there. Raises NoRoom; views given before stay valid.
+
+        Without `populate` the page table is left to whoever pins the pages.
+        """
         if self._map is None or len(self._map) < size:
             allocate(self._descriptor, size)
             held = os.fstat(self._descriptor).st_size
             # MAP_POPULATE: the pages are put into the page table here, not one fault at a time in the copy.
-            flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+            flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if populate else 0)
             self._map = mmap.mmap(self._descriptor, held, flags=flags)
         return memoryview(self._map)

@@ -110,8 +110,8 @@ class Snapshots:
 
     def _make_ready(self, slot: int, size: int) -> None:
         with contextlib.suppress(NoRoom, MemoryError):  # whoever takes it will be told
-            view = self._slots[slot].view(size)
             device = self._state.dense_P.device
+            view = self._slots[slot].view(size, populate=device.type != "cuda")
             if device.type != "cuda":
                 return
             pinned = self._pinned.get(slot)

@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 from worker.checkpointing import pinning
 from worker.checkpointing.donation import DonationLimits, Donations
 from worker.checkpointing.fetch import DonorShare, FetchLimits, PeerFetch, PeerIdentity
-from worker.checkpointing.names import CheckpointId
+from worker.checkpointing.names import KINDS, CheckpointId
 from worker.checkpointing.parts import PartTensors
 from worker.checkpointing.peer import PeerServer, ServerLimits
 from worker.checkpointing.plan import plan_shards
@@ -59,6 +59,7 @@ def test_a_checkpoint_goes_from_gpu_to_disk_and_back(tmp_path: Path) -> None:
     writer = CheckpointWriter(storage=storage, buffer=buffer, limits=LIMITS)
     (pieces,) = plan_shards(dict.fromkeys(PLACEMENT, (0,)), 1, LENGTHS)
     checkpoint = CheckpointId(step=3, generation=4)
+    buffer.reserve(sum(len(KINDS) * piece.length for piece in pieces), torch.float32)
     outcome = save_shard(writer, SaveRequest(checkpoint=checkpoint, rank=0, pieces=pieces), states)
     assert isinstance(outcome, ShardSaved)
     assert buffer._buffer is not None
@@ -76,7 +77,9 @@ def test_a_large_copy_crosses_the_edges_of_chunks(monkeypatch: pytest.MonkeyPatc
     states = gpu_states()
     (pieces,) = plan_shards(dict.fromkeys(PLACEMENT, (0,)), 1, LENGTHS)
     plain = SnapshotBuffer().take(step=1, pieces=pieces, states=states)
-    pinned = SnapshotBuffer(device=torch.device("cuda")).take(step=1, pieces=pieces, states=states)
+    buffer = SnapshotBuffer(device=torch.device("cuda"))
+    buffer.reserve(sum(len(KINDS) * piece.length for piece in pieces), torch.float32)
+    pinned = buffer.take(step=1, pieces=pieces, states=states)
     assert isinstance(plain, Snapshot) and isinstance(pinned, Snapshot)
     assert pinned.body.is_pinned()
     assert torch.equal(plain.body, pinned.body)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
-from tests.unit.worker.checkpointing.states import part_state
+from tests.unit.worker.checkpointing.states import WAIT_SECONDS, part_state
 from worker.checkpointing.manifest import Piece
 from worker.checkpointing.parts import all_finite, byte_view
 from worker.checkpointing.snapshot import Busy, Snapshot, SnapshotBuffer
@@ -55,6 +57,27 @@ def test_the_buffer_is_used_again() -> None:
         places.add(snapshot.body.data_ptr())
         buffer.give_back(snapshot)
     assert len(places) == 1
+
+
+def test_a_snapshot_does_not_wait_for_memory_that_is_made_ready() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(SnapshotBuffer):
+        def _made_ready(self, elements: int, dtype: torch.dtype) -> tuple[torch.Tensor, None]:
+            begun.set()
+            assert go_on.wait(WAIT_SECONDS)
+            return torch.full((elements,), 7, dtype=dtype), None
+
+    states = {"dense": part_state(10, 1)}
+    buffer = Slow()
+    reserving = threading.Thread(target=buffer.reserve, args=(100, torch.float32))
+    reserving.start()
+    assert begun.wait(WAIT_SECONDS)
+    snapshot = taken(buffer.take(step=1, pieces=PIECES[:1], states=states))
+    go_on.set()
+    reserving.join(WAIT_SECONDS)
+    assert torch.equal(snapshot.body, torch.cat([each[3:8] for each in states["dense"].in_order()]))
+    buffer.give_back(snapshot)
 
 
 def test_no_room_for_the_copy_is_a_memory_error_and_holds_nothing() -> None:

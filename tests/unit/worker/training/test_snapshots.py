@@ -264,7 +264,7 @@ def test_memory_is_made_ready_when_the_order_comes(nodes: list[Node]) -> None:
 
 def test_training_does_not_wait_long_for_memory(nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
     held_back = threading.Event()
-    monkeypatch.setattr(MappedSlot, "view", lambda slot, size: held_back.wait(20))
+    monkeypatch.setattr(MappedSlot, "view", lambda slot, size, populate: held_back.wait(20))
     nodes[0].snapshots.enter(assignment(0))
     nodes[0].snapshots.foresee(TakeSnapshot(request="snap-1", generation=3, slot=0))
     nodes[0].take()
