@@ -2,8 +2,9 @@
 
 In a synchronous step everybody is as slow as the slowest, so step times say nothing. Each trainer measures its own
 work: the time of a step that it did not spend waiting for others. The work of a step is not dealt evenly, so what
-counts is the time per fair share of it. A member's **score** is the median member's time over its own, at most 1: half
-as fast is 0.5. A straggler is below `recovery.straggler_score` and stands out by the median absolute deviation
+counts is the time per fair share of it. Members of a pipeline are compared within their stage: another stage has other
+layers, and may take longer for good reasons. A member's **score** is the median member's time over its own, at most 1:
+half as fast is 0.5. A straggler is below `recovery.straggler_score` and stands out by the median absolute deviation
 (Iglewicz and Hoaglin 1993), which one slow trainer cannot distort.
 
 One that stays a straggler for `recovery.straggler_seconds` is checked against the spare that would take its seat
@@ -19,13 +20,13 @@ from statistics import median
 
 from orchestrator.core import health, incidents, placement, quarantine, roster
 from orchestrator.core.decision import Decision, in_order
-from orchestrator.core.ids import NodeId, TrainerId, node_of
+from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.pair_verdict import Finding, Verdict
-from orchestrator.core.state import ClusterState, Generation, IncidentKind, NodeState
+from orchestrator.core.state import ClusterState, Generation, IncidentKind, Member, NodeState
 from orchestrator.core.words import listed
 
 MEMBERS_TO_COMPARE = 3
-"""With fewer there is no telling who of them is the odd one."""
+"""Of a stage. With fewer there is no telling who of them is the odd one."""
 DEVIATION_OF_MAD = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
 LEAST_DEVIATION = 0.02
@@ -80,22 +81,43 @@ def score(
     return tuple(found)
 
 
+def compared(
+    generation: Generation, work_seconds: Mapping[TrainerId, float], *, limit: float, deviations: float
+) -> tuple[Standing, ...]:
+    """The members of each stage beside each other: `score`, stage by stage."""
+    found: list[Standing] = []
+    for peers in _stages(generation):
+        here = {each.trainer: work_seconds[each.trainer] for each in peers if each.trainer in work_seconds}
+        found += score(here, limit=limit, deviations=deviations)
+    return tuple(found)
+
+
 def shares(generation: Generation, expert_load: Sequence[int]) -> dict[TrainerId, float]:
-    """Each member's share of the work of a step, 1.0 being fair: of microbatches or of tokens, whichever is more."""
+    """Each member's share of its stage's work in a step, 1.0 being fair: of microbatches or of tokens, whichever is
+    more."""
     world = len(generation.members)
     microbatches = [float(len(indices)) for indices in generation.deal]
     tokens = [0.0] * world
     if len(expert_load) == len(generation.placement) and any(expert_load):
         tokens = list(placement.load_by_rank(generation.placement, world, expert_load))
-    return {
-        member.trainer: max(_fair(microbatches, member.rank), _fair(tokens, member.rank), LEAST_SHARE)
-        for member in generation.members
-    }
+    found = {}
+    for peers in _stages(generation):
+        ranks = [member.rank for member in peers]
+        for member in peers:
+            shares_here = (_fair(amounts, member.rank, ranks) for amounts in (microbatches, tokens))
+            found[member.trainer] = max(*shares_here, LEAST_SHARE)
+    return found
 
 
-def _fair(amounts: Sequence[float], rank: int) -> float:
-    total = sum(amounts)
-    return amounts[rank] * len(amounts) / total if total else 0.0
+def _stages(generation: Generation) -> list[list[Member]]:
+    """The members by stage; one list where there is no pipeline."""
+    numbers = sorted({member.stage for member in generation.members})
+    return [[member for member in generation.members if member.stage == number] for number in numbers]
+
+
+def _fair(amounts: Sequence[float], rank: Rank, among: Sequence[Rank]) -> float:
+    total = sum(amounts[each] for each in among)
+    return amounts[rank] * len(among) / total if total else 0.0
 
 
 def look(decision: Decision) -> None:
@@ -111,7 +133,8 @@ def look(decision: Decision) -> None:
         if len(samples) >= STEPS_TO_JUDGE and trainer in portions
     }
     recovery = decision.job.spec.recovery
-    found = score(
+    found = compared(
+        generation,
         work if len(work) == len(generation.members) else {},
         limit=recovery.straggler_score,
         deviations=decision.policy.straggler_deviations,

@@ -12,7 +12,7 @@ from orchestrator.core.ids import TrainerId
 from orchestrator.core.state import IncidentKind
 from orchestrator.core.stragglers import Standing
 from tests.scenarios.play import FAST
-from tests.unit.orchestrator.core.told import NODE_3, TRAINER_2, TRAINER_3, MakeWorld
+from tests.unit.orchestrator.core.told import NODE_3, TRAINER_1, TRAINER_2, TRAINER_3, MakeWorld, Told
 
 
 def scored(*values: float) -> tuple[Standing, ...]:
@@ -70,6 +70,39 @@ def test_who_has_more_to_do_is_not_slow(make_training: MakeWorld) -> None:
     assert {loads[world.generation.members[rank].trainer] for rank in ranks} == {2.0}
     others = [each for each in world.generation.members if each.rank not in ranks]
     assert all(loads[each.trainer] <= 4 / 3 for each in others)
+
+
+def in_two_stages(world: Told, *seconds: float) -> dict[TrainerId, Standing]:
+    """The members go to two stages in turn, and each has worked so long."""
+    members = tuple(replace(each, stage=each.rank % 2) for each in world.generation.members)
+    work = {member.trainer: each for member, each in zip(members, seconds, strict=True)}
+    generation = replace(world.generation, members=members)
+    found = stragglers.compared(generation, work, limit=0.7, deviations=3.5)
+    return {each.trainer: each for each in found}
+
+
+def test_another_stage_may_take_longer_for_good_reasons(make_training: MakeWorld) -> None:
+    """One that is slow among its own is named, however fast it is beside a heavier stage."""
+    world = make_training(nodes=6, spares=0)
+    found = in_two_stages(world, 0.2, 0.6, 0.2, 0.6, 0.2, 0.6)
+    assert len(found) == 6
+    assert {(each.score, each.straggles) for each in found.values()} == {(1.0, False)}
+    found = in_two_stages(world, 0.2, 0.6, 0.5, 0.6, 0.2, 0.6)
+    assert [each.trainer for each in found.values() if each.straggles] == [TRAINER_3]
+    assert (found[TRAINER_3].score, found[TRAINER_3].median_seconds) == (0.4, 0.2)
+
+
+def test_two_members_of_a_stage_cannot_be_compared(make_training: MakeWorld) -> None:
+    assert in_two_stages(make_training(spares=0), 0.2, 0.6, 0.9, 0.6) == {}
+
+
+def test_a_fair_share_is_one_of_the_stage(make_training: MakeWorld) -> None:
+    """A thin stage deals as many microbatches to fewer members: all of them have a fair share."""
+    world = make_training(nodes=3, spares=0)
+    members = tuple(replace(each, stage=int(each.rank == 2)) for each in world.generation.members)
+    deal = ((0, 1), (2, 3), (0, 1, 2, 3))
+    generation = replace(world.generation, members=members, deal=deal)
+    assert stragglers.shares(generation, ()) == {TRAINER_1: 1.0, TRAINER_2: 1.0, TRAINER_3: 1.0}
 
 
 def test_it_is_said_once_and_once_more_when_it_recovers(make_training: MakeWorld) -> None:
