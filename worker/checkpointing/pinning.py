@@ -56,11 +56,16 @@ class PinnedMemory:
         return start >= 0 and start + tensor.numel() * tensor.element_size() <= self.bytes
 
     def release(self) -> None:
-        """Unpins; nothing may be copied there by a GPU any more."""
+        """Unpins, with pauses; nothing may be copied there by a GPU any more."""
         while self._registered:
             began = time.monotonic()
             torch.cuda.cudart().cudaHostUnregister(self._registered.pop())
             time.sleep(_PAUSES * (time.monotonic() - began))
+
+    def __del__(self) -> None:
+        """Memory that is still registered when it is freed could not be pinned again by whoever gets it next."""
+        for address in self._registered:
+            torch.cuda.cudart().cudaHostUnregister(address)
 
 
 def cuts(start: int, stop: int) -> Iterator[tuple[int, int]]:
