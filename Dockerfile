@@ -16,16 +16,16 @@ FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title=understudy \
       org.opencontainers.image.licenses=Apache-2.0
 COPY --from=build /opt/understudy /opt/understudy
-# Nobody's password, nobody's shell; the root file system may be read-only: what is written goes to /work and /tmp.
+# Nobody's password, nobody's shell; the root file system may be read-only: what is written goes to /shared and /tmp.
 RUN echo 'understudy:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd \
  && echo 'understudy:x:10001:' >> /etc/group \
- && install -d -o 10001 -g 10001 /work
+ && install -d -o 10001 -g 10001 /shared
 ENV PATH=/opt/understudy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp
 USER 10001:10001
-WORKDIR /work
+WORKDIR /shared
 STOPSIGNAL SIGTERM
 # Each program is process 1, hears SIGTERM itself and reaps its children: no init in between.
 CMD ["understudy", "--help"]

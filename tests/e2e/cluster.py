@@ -84,7 +84,7 @@ def job_object(name: str, *, nodes: int, spares: int, replicas: int, steps: int)
             "spares": spares,
             "image": IMAGE,
             "drainSeconds": 40,
-            "volume": {"persistentVolumeClaim": {"claimName": "understudy-work"}},
+            "volume": {"persistentVolumeClaim": {"claimName": "understudy-shared"}},
             "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
             "tolerations": everywhere,
             "controller": {"replicas": 2, "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}}},
@@ -186,7 +186,7 @@ class Job:
         """All committed steps. Raises AssertionError where a step is there twice, or one is missing."""
         folder = self.status["folder"]
         text = kubectl(
-            "exec", self.leader()["metadata"]["name"], "--", "cat", f"/work/{folder}/metrics.jsonl"
+            "exec", self.leader()["metadata"]["name"], "--", "cat", f"/shared/{folder}/metrics.jsonl"
         )
         lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
         steps = [int(line["step"]) for line in lines]

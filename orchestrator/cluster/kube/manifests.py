@@ -1,6 +1,6 @@
 """What is created for a job: pods of its nodes; the deployment, service and secret of its controller. Pure.
 
-Every pod runs without root, on a read-only root file system, without capabilities, and sees one shared volume at /work.
+Every pod runs without root, on a read-only root file system, without capabilities, and sees one shared volume at /shared.
 All objects belong to the job object, so that they go with it. Next: `plan.py`, which says when a pod is created.
 """
 
@@ -27,6 +27,8 @@ LEADER, STANDBY = "leader", "standby"
 CONTROLLER_PORT = 7400
 METRICS_PORT = 9400
 USER = 10001
+VOLUME = "/shared"
+"""Where every pod of a job sees the volume that they share."""
 FAREWELL_SECONDS = 5
 """Of the grace period, left for the agent itself after its part has been handed on."""
 BACKSTOP_SECONDS = 120
@@ -109,7 +111,7 @@ def worker_pod(job: MoEJob, node: NodeId, image: str, avoid: Sequence[str] = ())
             "preStop": {"exec": {"command": ["sleep", str(settings.drain_seconds - FAREWELL_SECONDS)]}}
         },
         "volumeMounts": [
-            {"name": "work", "mountPath": "/work"},
+            {"name": "shared", "mountPath": VOLUME},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "shm", "mountPath": "/dev/shm"},
             {"name": "access", "mountPath": _ACCESS_FOLDER, "readOnly": True},
@@ -141,7 +143,7 @@ def worker_pod(job: MoEJob, node: NodeId, image: str, avoid: Sequence[str] = ())
             **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
             "containers": [container],
             "volumes": [
-                {"name": "work", **settings.volume},
+                {"name": "shared", **settings.volume},
                 {"name": "tmp", "emptyDir": {}},
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
                 _secret_volume("access", secret_name(job.name), ("agent-token",)),
@@ -223,7 +225,7 @@ def _controller_pod(job: MoEJob, image: str, account: str) -> Object:
         "livenessProbe": {**health, "periodSeconds": 5, "failureThreshold": 6},
         "readinessProbe": {**health, "periodSeconds": 2, "failureThreshold": 3},
         "volumeMounts": [
-            {"name": "work", "mountPath": "/work"},
+            {"name": "shared", "mountPath": VOLUME},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "access", "mountPath": _ACCESS_FOLDER, "readOnly": True},
             *_tls_mounts(job),
@@ -244,7 +246,7 @@ def _controller_pod(job: MoEJob, image: str, account: str) -> Object:
         "topologySpreadConstraints": [_spread(job.name, CONTROLLER)],
         "containers": [container],
         "volumes": [
-            {"name": "work", **job.pods.volume},
+            {"name": "shared", **job.pods.volume},
             {"name": "tmp", "emptyDir": {}},
             _secret_volume("access", secret_name(job.name), ("access",)),
             *_tls_volumes(job),
@@ -305,13 +307,13 @@ def owner(job: MoEJob) -> Object:
 
 def _agent_command(job: MoEJob, node: NodeId) -> list[str]:
     words = ["python", "-m", "worker", "agent", "--node", node, "--controller", controller_address(job)]
-    words += ["--workdir", f"/work/{job.pods.folder}", "--host", "$(POD_IP)"]
+    words += ["--workdir", f"{VOLUME}/{job.pods.folder}", "--host", "$(POD_IP)"]
     words += ["--label", "pod=$(POD_UID)", "--label", "host=$(HOST)"]
     return words + (["--tls-ca", f"{_TLS_FOLDER}/ca.crt"] if job.pods.tls_secret else [])
 
 
 def _controller_command(job: MoEJob) -> list[str]:
-    words = ["python", "-m", "orchestrator", "--workdir", f"/work/{job.pods.folder}"]
+    words = ["python", "-m", "orchestrator", "--workdir", f"{VOLUME}/{job.pods.folder}"]
     words += ["--agents", "kubernetes", "--job-object", f"{job.namespace}/{job.name}", "--standby"]
     words += ["--listen", f"0.0.0.0:{CONTROLLER_PORT}", "--metrics", f"0.0.0.0:{METRICS_PORT}"]
     words += ["--access-file", f"{_ACCESS_FOLDER}/access", "--database-schema", job.schema]

@@ -160,7 +160,7 @@ def _job_mapping(name: str, said: Mapping[str, Any], problems: list[Problem]) ->
 def _pods(metadata: Object, said: Mapping[str, Any], problems: list[Problem]) -> PodSettings:
     volume = said.get("volume") or {}
     if not volume:
-        remedy = "name a volume that all machines share, such as {persistentVolumeClaim: {claimName: work}}"
+        remedy = "name a volume that all machines share, such as {persistentVolumeClaim: {claimName: shared}}"
         problems.append(Problem(field="spec.volume", value=None, remedy=remedy))
     folder = said.get("folder") or f"{metadata['name']}-{metadata['uid'][:8]}"
     if not _FOLDER.fullmatch(folder):
@@ -192,7 +192,7 @@ def _data(spec: JobSpec) -> list[Problem]:
     path = spec.data.path
     if path.startswith("/") or path == "stdlib" or "://" in path:
         return []
-    remedy = "in a pod there is no current folder: write the whole path, on the volume it begins with /work/"
+    remedy = "in a pod there is no current folder: write the whole path, on the volume it begins with /shared/"
     return [Problem(field="data.path", value=path, remedy=remedy)]
 
 

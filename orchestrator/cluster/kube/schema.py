@@ -114,7 +114,7 @@ def _spec_schema() -> Schema:
             "imagePullPolicy": {"type": "string", "enum": ["Always", "IfNotPresent", "Never"]},
             "volume": {
                 **PRESERVED,
-                "description": "Source of the volume that all pods share at /work, as in a pod: "
+                "description": "Source of the volume that all pods share at /shared, as in a pod: "
                 "{persistentVolumeClaim: {claimName: ...}}, {nfs: ...}, {hostPath: ...}.",
                 "minProperties": 1,
                 "maxProperties": 1,

@@ -214,4 +214,4 @@ def test_an_object_that_cannot_run_is_told_in_its_own_names() -> None:
     assert "spec.job.model.width" in problems_of(job={"data": {"path": "stdlib"}, "model": {"width": 7}})
     assert "spec.job.cluster.nodes" in problems_of(job={"data": {"path": "stdlib"}, "cluster": {"nodes": 3}})
     assert "spec.volume" in problems_of(volume={})
-    assert "/work/" in problems_of(job={"data": {"path": "texts/*.txt"}})
+    assert "/shared/" in problems_of(job={"data": {"path": "texts/*.txt"}})
