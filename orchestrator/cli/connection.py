@@ -68,7 +68,7 @@ class Target:
     origin: str
     workdir: Path | None = None
     tls: ClientTls | None = None
-    """What its work directory holds for callers."""
+    """What its work directory, or its job object, holds for callers."""
     token: str = field(default="", repr=False)
     """What it asks for, where that was found out with the address."""
 
@@ -77,21 +77,29 @@ class Target:
 class ClientTls:
     """The files of a caller: the authority that it trusts, and, where it is asked for one, its own certificate."""
 
-    ca: Path
+    ca: Path | bytes
+    """A file, or what would be in it."""
     certificate: Path | None = None
     key: Path | None = None
+    server_name: str = ""
+    """Whom the controller's certificate must name, where it is reached by another address."""
 
     @classmethod
     def of_folder(cls, folder: Path, name: str) -> ClientTls:
         """As `understudy certificates` lays them out."""
         return cls(ca=folder / "ca.crt", certificate=folder / f"{name}.crt", key=folder / f"{name}.key")
 
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """Of the channel."""
+        return (("grpc.ssl_target_name_override", self.server_name),) if self.server_name else ()
+
     def credentials(self) -> grpc.ChannelCredentials:
         """Raises CliError."""
         try:
             certificate = self.certificate.read_bytes() if self.certificate else None
             key = self.key.read_bytes() if self.key else None
-            return grpc.ssl_channel_credentials(self.ca.read_bytes(), key, certificate)
+            authority = self.ca if isinstance(self.ca, bytes) else self.ca.read_bytes()
+            return grpc.ssl_channel_credentials(authority, key, certificate)
         except OSError as error:
             raise CliError(
                 f"{error.filename} cannot be read: {error.strerror}",
@@ -171,7 +179,9 @@ class Admin:
         self._channel = (
             grpc.insecure_channel(target.address, options=_CHANNEL_OPTIONS)
             if tls is None
-            else grpc.secure_channel(target.address, tls.credentials(), options=_CHANNEL_OPTIONS)
+            else grpc.secure_channel(
+                target.address, tls.credentials(), options=(*_CHANNEL_OPTIONS, *tls.options())
+            )
         )
         self._stub = admin_pb2_grpc.AdminStub(self._channel)
 

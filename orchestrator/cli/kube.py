@@ -1,7 +1,9 @@
 """A controller on Kubernetes, reached through kubectl: its token from the job's secret, its port by a port-forward.
 
 kubectl is asked and not the API server, so that whatever makes it work for a person (contexts, plugins that log in,
-proxies) works here too. The forward ends with this process. Next: `connection.py`, which talks through it.
+proxies) works here too. A job with `tlsSecretName` is spoken to with TLS: its authority is in that secret, and its
+certificate names the service, not the end of the forward. The forward ends with this process. Next: `connection.py`,
+which talks through it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import queue
 import subprocess
 import threading
 from dataclasses import dataclass
+from typing import Any
 
+from orchestrator.cli.connection import ClientTls
 from orchestrator.cli.errors import CliError, ExitCode
 
 CONTROLLER_PORT = 7400
@@ -42,11 +46,13 @@ class Forwarded:
 
     address: str
     token: str
+    tls: ClientTls | None
+    """For a job with TLS."""
 
 
 def forward(job: KubeJob) -> Forwarded:
     """Begin to forward. Raises CliError."""
-    token = _operator_token(job)
+    token, tls = _operator_token(job), _tls(job)
     words = [*job.kubectl(), "port-forward", f"service/{job.name}-controller", f":{CONTROLLER_PORT}"]
     process = _started(words)
     atexit.register(process.terminate)
@@ -67,11 +73,33 @@ def forward(job: KubeJob) -> Forwarded:
             remedy=f"look at it: {' '.join(job.kubectl())} get pods -l understudy.dev/job={job.name}",
             exit_code=ExitCode.FAILED,
         )
-    return Forwarded(address=words_said[2], token=token)
+    return Forwarded(address=words_said[2], token=token, tls=tls)
 
 
 def _operator_token(job: KubeJob) -> str:
-    words = [*job.kubectl(), "get", "secret", f"{job.name}-access", "--output", "json"]
+    secret = f"{job.name}-access"
+    return _in_secret(secret, "operator-token", _get(job, "secret", secret)).decode()
+
+
+def _tls(job: KubeJob) -> ClientTls | None:
+    """How to speak to a job with TLS; None for one without."""
+    secret = (_get(job, "moetrainingjob", job.name).get("spec") or {}).get("tlsSecretName")
+    if not secret:
+        return None
+    authority = _in_secret(secret, "ca.crt", _get(job, "secret", secret))
+    return ClientTls(ca=authority, server_name=f"{job.name}-controller.{job.namespace}.svc")
+
+
+def _in_secret(name: str, key: str, secret: dict[str, Any]) -> bytes:
+    try:
+        return base64.b64decode(secret["data"][key])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CliError(f"the secret {name} holds no {key}: {error!r}") from error
+
+
+def _get(job: KubeJob, kind: str, name: str) -> dict[str, Any]:
+    """An object, as kubectl shows it. Raises CliError."""
+    words = [*job.kubectl(), "get", kind, name, "--output", "json"]
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
     except FileNotFoundError as error:
@@ -84,14 +112,19 @@ def _operator_token(job: KubeJob) -> str:
         ) from error
     if answer.returncode:
         raise CliError(
-            f"kubectl cannot read the token of job {job.name}: {' '.join(answer.stderr.split())}",
+            f"kubectl cannot read {kind} {name}: {' '.join(answer.stderr.split())}",
             remedy="check --kube-job, --kube-namespace and --kube-context, and that you may read secrets there",
             exit_code=ExitCode.FAILED,
         )
     try:
-        return base64.b64decode(json.loads(answer.stdout)["data"]["operator-token"]).decode()
-    except (ValueError, KeyError, TypeError) as error:
-        raise CliError(f"the secret {job.name}-access holds no operator-token: {error!r}") from error
+        found = json.loads(answer.stdout)
+    except ValueError as error:
+        raise CliError(
+            f"kubectl did not answer with an object: {error}", exit_code=ExitCode.FAILED
+        ) from error
+    if not isinstance(found, dict):
+        raise CliError("kubectl did not answer with an object", exit_code=ExitCode.FAILED)
+    return found
 
 
 def _started(words: list[str]) -> subprocess.Popen[str]:

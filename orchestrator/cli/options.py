@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,13 +54,18 @@ class Whom:
         job = KubeJob(name=self.kube_job, namespace=self.kube_namespace, context=self.kube_context)
         found = forward(job)
         return Target(
-            address=found.address, origin=f"job {job.name} in namespace {job.namespace}", token=found.token
+            address=found.address,
+            origin=f"job {job.name} in namespace {job.namespace}",
+            token=found.token,
+            tls=found.tls,
         )
 
     def ask(self) -> Admin:
         """A connection. Raises CliError."""
-        target = self.target()
-        return Admin(target, read_token(self.token_file) or target.token, self.tls())
+        target, tls = self.target(), self.tls()
+        if tls is not None and target.tls is not None:
+            tls = replace(tls, server_name=target.tls.server_name)
+        return Admin(target, read_token(self.token_file) or target.token, tls)
 
     def tls(self) -> ClientTls | None:
         """What was said about TLS; None when nothing was. Raises CliError."""

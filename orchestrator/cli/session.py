@@ -100,7 +100,8 @@ class Session:
         self._plan = plan
         self._screen = screen
         self._interrupts = interrupts
-        folder = plan.tls.ca.parent if plan.tls is not None else None
+        files = plan.tls.ca if plan.tls is not None else None
+        folder = files.parent if isinstance(files, Path) else None
         self._controller = Controller(plan.workdir, plan.token_file, plan.program, tls_folder=folder)
         self._budget = RestartBudget()
         self._database_failures = 0

@@ -1,7 +1,8 @@
-"""Fixtures of the integration suite: databases. Parametrised tests run on SQLite and on PostgreSQL alike.
+"""Fixtures of the integration suite: databases, and an API server of Kubernetes.
 
-The PostgreSQL server is a throw-away one (`chaos/postgres.py`). Where its programs are missing, tests that ask for it
-are skipped; with UNDERSTUDY_REQUIRE_POSTGRES=1 they fail instead, for machines that are meant to have it.
+Parametrised tests run on SQLite and on PostgreSQL alike. The PostgreSQL server is a throw-away one
+(`chaos/postgres.py`). Where its programs are missing, tests that ask for it are skipped; with
+UNDERSTUDY_REQUIRE_POSTGRES=1 they fail instead, for machines that are meant to have it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 
 from chaos.postgres import NotInstalled, PostgresServer, running_server
 from tests.integration.databases import Opened
+from tests.integration.played_kubernetes import PlayedKubernetes, serving
 
 REQUIRE_VARIABLE = "UNDERSTUDY_REQUIRE_POSTGRES"
 
@@ -45,3 +47,13 @@ def opened(database_url: str) -> Iterator[Opened]:
     database = Opened(database_url)
     yield database
     database.close()
+
+
+@pytest.fixture
+def kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlayedKubernetes]:
+    """An API server that is played, to which the kubeconfig of this process leads."""
+    with serving(tmp_path) as (played, config):
+        # The client reads the environment once, when it is imported.
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        yield played
