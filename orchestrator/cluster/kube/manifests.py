@@ -1,6 +1,6 @@
 """What is created for a job: pods of its nodes; the deployment, service and secret of its controller. Pure.
 
-Every pod runs without root, on a read-only root file system, without capabilities, and sees one shared volume at /shared.
+Every pod runs without root, on a read-only root file system, without capabilities, and sees the volume at /shared.
 All objects belong to the job object, so that they go with it. Next: `plan.py`, which says when a pod is created.
 """
 

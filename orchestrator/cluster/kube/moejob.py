@@ -192,7 +192,9 @@ def _data(spec: JobSpec) -> list[Problem]:
     path = spec.data.path
     if path.startswith("/") or path == "stdlib" or "://" in path:
         return []
-    remedy = "in a pod there is no current folder: write the whole path, on the volume it begins with /shared/"
+    remedy = (
+        "in a pod there is no current folder: write the whole path, on the volume it begins with /shared/"
+    )
     return [Problem(field="data.path", value=path, remedy=remedy)]
 
 

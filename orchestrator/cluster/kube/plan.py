@@ -185,10 +185,9 @@ class Planner:
         yield Delete(name=pod.name, uid=pod.uid, grace_seconds=0, why=f"{pod.node} has no seat, {why}")
 
     def _given_up(self, seen: NodeSeen, pod: PodSeen, now: float) -> bool:
-        """The core has lost the node whose pod this is, and that was not just now."""
-        return (
-            seen.state is NodeState.DEAD and seen.pod == pod.uid and now - seen.changed_at >= SETTLE_SECONDS
-        )
+        """The core has lost the node whose pod this is, and that was not just now; it may want it anew already."""
+        lost = seen.state in (NodeState.DEAD, NodeState.REQUESTED)
+        return lost and seen.pod == pod.uid and now - seen.changed_at >= SETTLE_SECONDS
 
     def _never_came(self, seen: NodeSeen | None, pod: PodSeen, now: float) -> bool:
         return (

@@ -26,6 +26,7 @@ from orchestrator.cluster.kube.report import Reporter
 from orchestrator.cluster.kube.sightings import CoreSeen, MachineSeen, PodSeen
 from orchestrator.cluster.kube.watching import Watcher
 from orchestrator.controller.ports import StoreError
+from orchestrator.controller.runner import RunnerBusy, RunnerStopped
 from orchestrator.core import events
 from orchestrator.core.events import Event
 from orchestrator.core.ids import CauseId, NodeId
@@ -188,11 +189,17 @@ class PodCluster:
                 pause = self._limits.away_seconds
             except NoAnswer:
                 log.warning("the controller did not answer within %g s", self._limits.answer_seconds)
+            except RunnerBusy as error:
+                log.warning("the controller could not be asked: %s", error)
+                pause = self._limits.away_seconds
+            except RunnerStopped:
+                log.info("the controller has stopped: pods are left as they are")
+                return
             self._wake.wait(pause)
             self._wake.clear()
 
     def _look(self, now: float) -> None:
-        """One look: plan, act, tell. Raises ApiError, StoreError, TimeoutError."""
+        """One look: plan, act, tell. Raises ApiError, StoreError, TimeoutError, RunnerBusy, RunnerStopped."""
         attached = self._attached
         assert attached is not None
         item = self._watched.job.objects().get(self._job.name)

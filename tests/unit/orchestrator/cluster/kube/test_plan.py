@@ -111,6 +111,16 @@ def test_a_silent_machine_is_avoided_when_its_pod_is_replaced() -> None:
     assert isinstance(again, Create) and again.avoid == ()
 
 
+def test_a_lost_node_that_the_core_wants_again_already_gets_a_new_pod_too() -> None:
+    """Before the job begins, or while it waits for nodes, the core does not leave a node dead: its pod is as stale."""
+    wanted = replace(ACTIVE, state=NodeState.REQUESTED, seated=False, changed_at=NOW)
+    planner = Planner()
+    assert orders(planner, RUNNING, wanted, now=NOW + SETTLE_SECONDS / 2) == []
+    (deleted,) = orders(planner, RUNNING, wanted, now=NOW + SETTLE_SECONDS)
+    assert isinstance(deleted, Delete) and deleted.grace_seconds == 0
+    assert orders(Planner(), replace(RUNNING, uid="uid-2"), wanted, now=NOW + 10) == []
+
+
 def test_a_machine_that_says_how_its_pod_ended_is_not_avoided() -> None:
     """A killed container is no reason to leave a machine idle."""
     planner = Planner()
