@@ -80,7 +80,8 @@ def try_start(decision: Decision) -> None:
         state.memory.quorum_at = decision.at
     chosen = sorted(complete, key=natural)[: cluster.nodes]
     preferred = node_ids(cluster)[: cluster.nodes]
-    awaited = [node for node in preferred if node not in chosen and _may_come(decision, node)]
+    there = set(chosen)
+    awaited = [node for node in preferred if node not in there and _may_come(decision, node)]
     patience = decision.policy.start_patience_seconds
     if awaited and decision.at - state.memory.quorum_at < patience:
         return

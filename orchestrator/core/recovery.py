@@ -14,7 +14,6 @@ from orchestrator.core import (
     breaker,
     checkpoints,
     generations,
-    health,
     incidents,
     jobs,
     placement,
@@ -204,8 +203,12 @@ def _effort(decision: Decision, generation: Generation) -> Effort:
 
 def _suspicion(state: ClusterState, generation: Generation) -> tuple[Rank, ...]:
     """All ranks: those whose node has failed most often of late first, then the ones that joined last."""
-    failures = {each.rank: len(health.of(state, node_of(each.trainer)).losses) for each in generation.members}
-    return tuple(sorted(failures, key=lambda rank: (-failures[rank], -rank)))
+    failures = {node: len(record.losses) for node, record in state.health.items() if record.losses}
+    nodes = roster.nodes_by_rank(generation)
+    blamed = [Rank(rank) for rank, node in enumerate(nodes) if node in failures]
+    blamed.sort(key=lambda rank: (-failures[nodes[rank]], -rank))
+    others = (Rank(rank) for rank in range(len(nodes) - 1, -1, -1) if nodes[rank] not in failures)
+    return (*blamed, *others)
 
 
 def _carry_out(decision: Decision, chosen: Answer, cause: str, effort: Effort) -> None:

@@ -186,6 +186,7 @@ def acquisitions_of(generation: Generation, target: Target) -> tuple[tuple[Membe
     """Who has to copy what from whom: the load of giving is spread over the replicas that there are."""
     given = dict.fromkeys((each.trainer for each in generation.members), 0)
     seats = roster.seats_by_trainer(generation)
+    lacking = _lacking(generation, target)
     result = []
     for rank, receiver in enumerate(target.members):
         old = seats.get(receiver.trainer)
@@ -193,17 +194,27 @@ def acquisitions_of(generation: Generation, target: Target) -> tuple[tuple[Membe
         if old is None or old.stage != receiver.stage:
             first = next(each for each in generation.members if each.stage == receiver.stage)
             parts[first.trainer] = [dense_part(receiver.stage)]
-        for expert, holders in enumerate(target.placement):
-            held = generation.placement[expert]
-            if rank not in holders or (old is not None and old.rank in held):
-                continue
-            candidates = [generation.members[each].trainer for each in held]
+        for expert in lacking.get(rank, ()):
+            candidates = [generation.members[each].trainer for each in generation.placement[expert]]
             donor = min(candidates, key=lambda trainer: given[trainer])
             given[donor] += 1
             parts.setdefault(donor, []).append(expert_part(expert))
         if parts:
             result.append((receiver, _donors(generation, parts)))
     return tuple(result)
+
+
+def _lacking(generation: Generation, target: Target) -> dict[int, list[int]]:
+    """Rank of the target -> experts that it is to hold and does not hold now."""
+    seats = roster.seats_by_trainer(generation)
+    lacking: dict[int, list[int]] = {}
+    for expert, holders in enumerate(target.placement):
+        held = set(generation.placement[expert])
+        for rank in holders:
+            old = seats.get(target.members[rank].trainer)
+            if old is None or old.rank not in held:
+                lacking.setdefault(rank, []).append(expert)
+    return lacking
 
 
 def _donors(generation: Generation, parts: dict[TrainerId, list[str]]) -> tuple[Donor, ...]:

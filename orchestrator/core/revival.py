@@ -61,7 +61,9 @@ def advance(decision: Decision) -> None:
     for node in node_ids(decision.job.spec.cluster):
         if vacant <= 0:
             return
-        if (health.of(state, node).quarantined_until or 0.0) > decision.at or not _startable(decision, node):
+        record = state.health.get(node)
+        kept_out = record is not None and (record.quarantined_until or 0.0) > decision.at
+        if kept_out or not _startable(decision, node):
             continue
         starts = _recent_starts(decision, node)
         pause = decision.policy.revive_pause_seconds * 2.0 ** min(len(starts), 16)

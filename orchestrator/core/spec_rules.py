@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 
 from orchestrator.core import fault_rules, memory
 from orchestrator.core.ids import NodeId
@@ -52,7 +53,12 @@ _AT_LEAST_ZERO = frozenset(
 
 def node_ids(cluster: ClusterSpec) -> tuple[NodeId, ...]:
     """The nodes of a job in their natural order: those that train at first, then the spares."""
-    return tuple(NodeId(f"node-{number}") for number in range(1, cluster.nodes + cluster.spares + 1))
+    return _names(cluster.nodes + cluster.spares)
+
+
+@lru_cache(maxsize=4)
+def _names(nodes: int) -> tuple[NodeId, ...]:
+    return tuple(NodeId(f"node-{number}") for number in range(1, nodes + 1))
 
 
 def may_be_zero(name: str) -> bool:

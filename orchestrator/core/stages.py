@@ -23,7 +23,10 @@ from orchestrator.core.state import Member
 def seated(members: Sequence[Member], stages: int) -> tuple[Member, ...]:
     """The members with stages, in turn: a node with several trainers has them in several stages, and its loss costs
     each stage as little as possible."""
-    return tuple(replace(member, stage=rank % stages) for rank, member in enumerate(members))
+    return tuple(
+        member if member.stage == rank % stages else replace(member, stage=rank % stages)
+        for rank, member in enumerate(members)
+    )
 
 
 def widths(members: Sequence[Member], stages: int) -> list[int]:

@@ -208,11 +208,12 @@ def swapped(state: ClusterState, free: int, vacant: int) -> frozenset[NodeId]:
     spare = free - max(0, vacant)
     leaving: set[NodeId] = set()
     generation = state.generation
-    if generation is None or not state.health:
+    kept_out = {node for node in state.health if health.kept_out(state, node)}
+    if generation is None or not kept_out:
         return frozenset()
-    for node in dict.fromkeys(roster.nodes_by_rank(generation)):
+    for node in dict.fromkeys(each for each in roster.nodes_by_rank(generation) if each in kept_out):
         seats = len(roster.members_on(generation, node))
-        if health.kept_out(state, node) and seats <= spare:
+        if seats <= spare:
             leaving.add(node)
             spare -= seats
     return frozenset(leaving)

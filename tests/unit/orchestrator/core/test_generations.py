@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from orchestrator.core import actions, events
 from orchestrator.core.generations import ranked
-from orchestrator.core.ids import GenerationNumber, Step, TrainerId
+from orchestrator.core.ids import GenerationNumber, Rank, Step, TrainerId
 from orchestrator.core.measurements import StepRecord
-from orchestrator.core.state import Generation, GenerationKind
+from orchestrator.core.state import Generation, GenerationKind, Member
 from tests.unit.orchestrator.core.told import (
     NODE_2,
     NODE_5,
@@ -155,3 +156,13 @@ def test_ranks_are_dense_in_the_order_given(make_training: MakeWorld) -> None:
     """Whoever is left closes up."""
     members = make_training().generation.members
     assert [member.rank for member in ranked((members[3], members[1]))] == [0, 1]
+
+
+def test_a_member_with_another_rank_is_the_same_in_everything_else(make_training: MakeWorld) -> None:
+    """It is written out field by field, since thousands are ranked anew in one decision: a new field must be in it."""
+    (first, *_) = make_training().generation.members
+    values: dict[str, Any] = {
+        each.name: f"{each.name}'s" for each in fields(Member)
+    }  # Any: of each field's type
+    odd = replace(first, **values)
+    assert ranked((odd,)) == (replace(odd, rank=Rank(0)),)
