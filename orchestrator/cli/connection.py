@@ -33,9 +33,9 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 )
 
-_TLS_WORDS = ("handshake", "ssl", "certificate", "security")
-"""Words in gRPC's own messages about a TLS connection that did not come about."""
-_NOBODY_THERE = ("failed to connect", "connection", "socket", "goaway", "dns", "channel")
+_TLS_WORDS = ("handshake failed", "handshake read failed", "ssl", "certificate", "security")
+"""Words in gRPC's own messages about a TLS connection that did not come about; TCP has a "handshaker" there too."""
+_NOBODY_THERE = ("failed to connect", "connection", "socket", "goaway", "dns", "channel", "handshaker")
 """Words in gRPC's own messages about a peer that is not there."""
 
 _LASTING = frozenset(
