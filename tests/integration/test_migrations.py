@@ -12,11 +12,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.command import downgrade
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 import migrations
-from migrations.revisions import HEAD, REVISIONS
 from orchestrator.store.engine import open_engine, reading, writing
 from orchestrator.store.schema import SchemaTooNew, migrate, migrate_engine
 from orchestrator.store.tables import metadata
@@ -122,9 +120,3 @@ def test_every_step_can_be_taken_back(engine: Engine) -> None:
     assert inspect(engine).get_table_names() == ["alembic_version"]
     migrate_engine(engine)
     assert set(inspect(engine).get_table_names()) == {"alembic_version", *metadata.tables}
-
-
-def test_the_list_of_versions_is_that_of_the_files() -> None:
-    script = ScriptDirectory(str(Path(migrations.__file__).parent))
-    assert [each.revision for each in script.walk_revisions()][::-1] == list(REVISIONS)
-    assert script.get_heads() == [HEAD]
