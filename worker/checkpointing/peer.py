@@ -1,8 +1,8 @@
 """The donor's half of a live copy, seen from the network: a server that streams what `donation` collects.
 
-One thread accepts, one thread serves each connection. A request is looked at only after its job, its token and its
-generation have been found right; the generation is the fence that keeps revived processes out, on both sides. The
-training thread is never waited for and never made to wait. `fetch` is the other end; `frames` says what a frame is.
+Each connection has a thread. A request is looked at only after its job, its token and its generation have been found
+right; the generation is the fence that keeps revived processes out, on both sides. The training thread is never waited
+for and never made to wait. `fetch` is the other end; `frames` says what a frame is.
 """
 
 from __future__ import annotations
@@ -32,12 +32,9 @@ from worker.checkpointing.frames import (
     Welcome,
 )
 from worker.checkpointing.parts import PartTensors, byte_view, precision_of
-from worker.transfer.frames import (
-    ChannelError,
-)
+from worker.transfer.frames import ChannelError
+from worker.transfer.listening import Listener
 from worker.transfer.pace import Pace
-
-_ACCEPT_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +64,14 @@ class PeerServer:
         self._donations = donations
         self._limits = limits
         self._pace = Pace(limits.bytes_per_second)
-        self._stop = threading.Event()
         self._lock = threading.Lock()
         self._generation = 0
         self._parts: frozenset[str] = frozenset()
-        self._threads: list[threading.Thread] = []
-        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-        self._listener = socket.create_server((host, 0), family=family, backlog=limits.connections_max)
-        self._listener.settimeout(_ACCEPT_SECONDS)
-        self.address: tuple[str, int] = (host, int(self._listener.getsockname()[1]))
-        self._acceptor = threading.Thread(target=self._accept, name="peer-server", daemon=True)
-        self._acceptor.start()
+        self._listener = Listener(
+            host, name="peer", serve=self._serve, connections_max=limits.connections_max
+        )
+        self.address = self._listener.address
+        self._listener.start()
 
     def enter_generation(self, generation: int, parts: Collection[str]) -> None:
         """From now on only requests of this generation are taken, and only for these parts.
@@ -92,42 +86,11 @@ class PeerServer:
 
     def close(self, timeout_seconds: float) -> bool:
         """Ends all connections; False if a thread did not end in time."""
-        self._stop.set()
-        self._acceptor.join(timeout_seconds)
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join(timeout_seconds)
-        return not any(thread.is_alive() for thread in [self._acceptor, *threads])
-
-    def _accept(self) -> None:
-        with self._listener:
-            while not self._stop.is_set():
-                try:
-                    connection, _ = self._listener.accept()
-                except TimeoutError:
-                    continue
-                except (
-                    OSError
-                ):  # out of descriptors; the newcomer gets no answer in time and asks another donor
-                    self._stop.wait(_ACCEPT_SECONDS)
-                    continue
-                thread = threading.Thread(
-                    target=self._serve, args=(connection,), name="peer-connection", daemon=True
-                )
-                with self._lock:
-                    self._threads = [other for other in self._threads if other.is_alive()]
-                    crowded = len(self._threads) >= self._limits.connections_max
-                    if not crowded:
-                        self._threads.append(thread)
-                if crowded:
-                    connection.close()
-                else:
-                    thread.start()
+        return self._listener.close(timeout_seconds)
 
     def _serve(self, connection: socket.socket) -> None:
         channel = Channel(
-            connection, silence_seconds=self._limits.silence_seconds, given_up=self._stop.is_set
+            connection, silence_seconds=self._limits.silence_seconds, given_up=self._listener.closing.is_set
         )
         try:
             self._answer(channel)
@@ -230,7 +193,7 @@ class PeerServer:
                 chunk = byte_view(flat[start : start + step].cpu())
                 digest.update(chunk)
                 channel.send_raw(chunk)
-                self._pace.wait(len(chunk), self._stop)
+                self._pace.wait(len(chunk), self._listener.closing)
         channel.send(Digest(sha256=digest.hexdigest()))
 
 

@@ -1,14 +1,13 @@
 """An agent's memory as others reach it: a server that takes copies from other agents and gives shards to trainers.
 
-One thread accepts, one serves each connection, so that the agent's own loop never waits for bytes. A request is looked
-at only after the token and the job have been found right. `client.py` is the other end.
+Each connection has a thread, so that the agent's own loop never waits for bytes. A request is looked at only after the
+token and the job have been found right. `client.py` is the other end.
 """
 
 from __future__ import annotations
 
 import hmac
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
@@ -30,8 +29,7 @@ from worker.hostmemory.messages import (
 )
 from worker.hostmemory.stock import NotTaken, Reading, Stock
 from worker.transfer.frames import Channel, ChannelError
-
-_ACCEPT_SECONDS = 0.1
+from worker.transfer.listening import Listener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,55 +70,22 @@ class MemoryServer:
         self._stock = stock
         self._arrived = arrived
         self._limits = limits or ServerLimits()
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-        backlog = self._limits.connections_max
-        self._listener = socket.create_server((host, 0), family=family, backlog=backlog)
-        self._listener.settimeout(_ACCEPT_SECONDS)
-        self.address = f"{host}:{self._listener.getsockname()[1]}"
-        self._acceptor = threading.Thread(target=self._accept, name="memory-server", daemon=True)
-        self._acceptor.start()
+        self._listener = Listener(
+            host, name="memory", serve=self._serve, connections_max=self._limits.connections_max
+        )
+        self.address = f"{host}:{self._listener.address[1]}"
+        self._listener.start()
 
     def close(self, timeout_seconds: float) -> None:
         """Ends all connections."""
-        self._stop.set()
-        self._acceptor.join(timeout_seconds)
-        with self._lock:
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join(timeout_seconds)
-
-    def _accept(self) -> None:
-        with self._listener:
-            while not self._stop.is_set():
-                try:
-                    connection, _ = self._listener.accept()
-                except TimeoutError:
-                    continue
-                except OSError:  # out of descriptors: the caller gets no answer in time and goes elsewhere
-                    self._stop.wait(_ACCEPT_SECONDS)
-                    continue
-                thread = threading.Thread(
-                    target=self._serve, args=(connection,), name="memory-connection", daemon=True
-                )
-                with self._lock:
-                    self._threads = [each for each in self._threads if each.is_alive()]
-                    crowded = len(self._threads) >= self._limits.connections_max
-                    if not crowded:
-                        self._threads.append(thread)
-                if crowded:
-                    connection.close()
-                else:
-                    thread.start()
+        self._listener.close(timeout_seconds)
 
     def _serve(self, connection: socket.socket) -> None:
         channel = Channel(
             connection,
             VOCABULARY,
             silence_seconds=self._limits.silence_seconds,
-            given_up=self._stop.is_set,
+            given_up=self._listener.closing.is_set,
         )
         try:
             self._admit(channel)
