@@ -22,6 +22,11 @@ PROTOS := $(wildcard protos/*.proto)
 
 # One thread per process: the suites run many trainers on few cores, and thread pools that fight are slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5 --durations-min=1.0
+# Most tests keep one core busy at most, so that two run at a time (PROCESSES=0 after any target: one after the other).
+PROCESSES := 2
+BESIDE := --numprocesses $(PROCESSES) --dist worksteal
+# Suites start some thousand processes of this program: without byte code each would compile its sources again.
+unexport PYTHONDONTWRITEBYTECODE
 SUITES := lint test-unit test-scenarios test-simulation test-integration test-chaos
 
 .PHONY: help setup demo test $(SUITES) test-long sim chaos fmt protos lock bench crd wheels image e2e clean
@@ -47,12 +52,13 @@ test: $(GENERATED) ## lint, then all suites, stopping at the first that fails; p
 lint: $(GENERATED) ## ruff, formatting, mypy, import contracts, and the architecture tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(PYTEST) -q tests/architecture
+	$(BIN)/mypy & types=$$!; \
+	$(PYTEST) -q tests/architecture || { wait $$types || true; exit 1; }; \
+	wait $$types
 
 test-unit: $(GENERATED) ## rules and functions: no network, no processes, seconds
-	$(PYTEST) tests/unit
+	$(PYTEST) $(BESIDE) tests/unit
 
 test-scenarios: $(GENERATED) ## the decision core against its transcripts (rewrite: pytest tests/scenarios --rewrite)
 	$(PYTEST) tests/scenarios

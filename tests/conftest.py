@@ -48,12 +48,21 @@ def pytest_configure(config: pytest.Config) -> None:
     # How long one example takes says more about the machine than about the code.
     settings.register_profile("house", deadline=None)
     settings.load_profile("house")
-    config.stash[_mark_key] = mark_this_session()
+    if not runs_a_share(config):
+        config.stash[_mark_key] = mark_this_session()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the session that leaves a process alive, name it, and end it."""
+def runs_a_share(config: pytest.Config) -> bool:
+    """Whether this process runs a share of a session's tests for pytest-xdist, and carries the mark of the session."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Fail the session that leaves a process alive, name it, and end it; after those that ran shares of it are gone."""
+    yield
+    if runs_a_share(session.config):
+        return
     mark = session.config.stash[_mark_key]
     try:
         wait_until(

@@ -26,7 +26,7 @@ def test_a_child_is_seen_until_it_is_killed() -> None:
 
 
 def test_a_daemon_without_a_parent_is_seen_by_its_mark() -> None:
-    mark = os.environ[MARK]
+    mark = "a session of its own"
     launcher = (
         "import subprocess, sys\n"
         f"child = subprocess.Popen([sys.executable, '-c', {SLEEPER!r}], stdout=subprocess.DEVNULL,"
@@ -35,7 +35,12 @@ def test_a_daemon_without_a_parent_is_seen_by_its_mark() -> None:
         "print(child.pid)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", launcher], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", launcher],
+        env={**os.environ, MARK: mark},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
     )
     pid = int(done.stdout)
     found = wait_until(
@@ -47,7 +52,8 @@ def test_a_daemon_without_a_parent_is_seen_by_its_mark() -> None:
     wait_until(lambda: not strays(mark), within_seconds=10, what="the daemon is gone")
 
 
-def test_a_session_that_leaves_a_process_fails_and_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [[], ["-n", "2"]], ids=["one process", "two processes"])
+def test_a_session_that_leaves_a_process_fails_and_names_it(tmp_path: Path, processes: list[str]) -> None:
     (tmp_path / "conftest.py").write_text(
         "import tests.conftest\nfrom tests.conftest import *\n\ntests.conftest.LEAK_GRACE_SECONDS = 0.2\n"
     )
@@ -63,7 +69,7 @@ def test_a_session_that_leaves_a_process_fails_and_names_it(tmp_path: Path) -> N
             """
         )
     )
-    arguments = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
+    arguments = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), *processes, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *arguments],
