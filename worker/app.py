@@ -7,13 +7,14 @@ The agent must start fast and stay small, so torch is imported only in `run_trai
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Sequence
 
 from worker.settings import AgentSettings, SettingsError, TrainerSettings, parse
@@ -108,9 +109,28 @@ def run_trainer(settings: TrainerSettings) -> int:
 
 
 def tell_stacks_when_asked() -> None:
-    """SIGUSR1 writes the stacks of all threads to stderr, also while the interpreter waits inside a library."""
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1)
+    """SIGUSR1 writes the stacks of all threads to stderr, also while the main thread waits inside a library.
+
+    A thread does it that holds the interpreter's lock: the signal handler of `faulthandler` reads the frames of running
+    threads without, and has ended a trainer with a segmentation fault.
+    """
+    asked, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    threading.Thread(target=_tell_stacks, args=(asked, wakeup), name="stacks", daemon=True).start()
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
+    signal.siginterrupt(signal.SIGUSR1, False)
+    signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+
+
+def _tell_stacks(asked: socket.socket, _wakeup: socket.socket) -> None:
+    while signals := asked.recv(64):
+        if signal.SIGUSR1 not in signals:
+            continue
+        names = {each.ident: each.name for each in threading.enumerate()}
+        for thread, frame in sys._current_frames().items():
+            print(f"thread {names.get(thread, thread)}:", file=sys.stderr)
+            traceback.print_stack(frame, file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _address_towards(controller: str) -> str:
