@@ -11,8 +11,10 @@ import json
 import os
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,21 @@ def server_version() -> str:
     return str(version["serverVersion"]["gitVersion"])
 
 
-def job_object(name: str, *, nodes: int, spares: int, replicas: int, steps: int) -> Object:
+def certificates(job: str) -> str:
+    """A secret with an authority and a certificate for the controllers of a job; its name."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(ROOT / ".venv/bin/understudy")
+        run(program, "certificates", folder, "--hosts", f"{job}-controller.{NAMESPACE}.svc")
+        files = (("ca.crt", "ca.crt"), ("tls.crt", "server.crt"), ("tls.key", "server.key"))
+        words = [f"--from-file={key}={folder}/{name}" for key, name in files]
+        made = kubectl(
+            "create", "secret", "generic", f"{job}-tls", *words, "--dry-run=client", "--output=json"
+        )
+    kubectl("apply", "--filename", "-", stdin=made)
+    return f"{job}-tls"
+
+
+def job_object(name: str, *, nodes: int, spares: int, replicas: int, steps: int, tls: str = "") -> Object:
     """The job of the suite: small, and in float64, so that equal means equal."""
     everywhere = [
         {"key": f"node-role.kubernetes.io/{role}", "operator": "Exists"}
@@ -84,6 +100,7 @@ def job_object(name: str, *, nodes: int, spares: int, replicas: int, steps: int)
             "spares": spares,
             "image": IMAGE,
             "drainSeconds": 40,
+            **({"tlsSecretName": tls} if tls else {}),
             "volume": {"persistentVolumeClaim": {"claimName": "understudy-shared"}},
             "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}},
             "tolerations": everywhere,
@@ -196,12 +213,12 @@ class Job:
 
 
 def until(condition: Callable[[], Value], *, within_seconds: float, what: str) -> Value:
-    """As `wait_until`, for a cluster whose API server may be away for a while."""
+    """As `wait_until`, for a cluster whose API server may be away, and whose job without a leader, for a while."""
 
     def asked() -> Value | None:
         try:
             return condition()
-        except (CommandFailed, subprocess.TimeoutExpired, ValueError):
+        except (AssertionError, subprocess.TimeoutExpired, ValueError):
             return None
 
     found = wait_until(asked, within_seconds=within_seconds, what=what, every_seconds=0.5)
@@ -212,6 +229,20 @@ def until(condition: Callable[[], Value], *, within_seconds: float, what: str) -
 def machine_of(pod: Object) -> str:
     """The machine that a pod runs on."""
     return str(pod["spec"]["nodeName"])
+
+
+def not_ready_since(machine: str) -> float:
+    """When Kubernetes noticed that a machine does not answer, in seconds since the epoch; waited for."""
+
+    def condition() -> Object | None:
+        conditions: list[Object] = get("node", machine)["status"]["conditions"]
+        return next(
+            (each for each in conditions if each["type"] == "Ready" and each["status"] != "True"), None
+        )
+
+    found = until(condition, within_seconds=90, what=f"{machine} is not ready")
+    assert found is not None
+    return datetime.fromisoformat(found["lastTransitionTime"]).timestamp()
 
 
 def docker(*words: str, check: bool = True) -> str:

@@ -83,11 +83,13 @@ def job(training: Job) -> Job:
     return training
 
 
-def started(name: str, *, nodes: int, spares: int, replicas: int, steps: int = 1_000_000) -> Job:
+def started(
+    name: str, *, nodes: int, spares: int, replicas: int, steps: int = 1_000_000, tls: str = ""
+) -> Job:
     """Apply a job and wait until it trains."""
     if not KEEP:
         cluster.kubectl("delete", "moetrainingjob", name, "--ignore-not-found", "--timeout=80s")
-    asked = cluster.job_object(name, nodes=nodes, spares=spares, replicas=replicas, steps=steps)
+    asked = cluster.job_object(name, nodes=nodes, spares=spares, replicas=replicas, steps=steps, tls=tls)
     cluster.kubectl("apply", "--filename", "-", stdin=json.dumps(asked))
     made = Job(name=name, nodes=nodes, spares=spares, replicas=replicas)
     made.until_step(3, within_seconds=STARTED_SECONDS)

@@ -6,16 +6,21 @@ Machines are containers of kind: paused, killed, cut off. Where they are not, th
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e import cluster
-from tests.e2e.cluster import Job, Object, docker, kubectl, machine_of, until
+from tests.e2e.cluster import Job, Object, certificates, docker, kubectl, machine_of, until
+from tests.e2e.conftest import started
 from tests.e2e.judging import Figures, before, judge
 
 pytestmark = pytest.mark.slow
+
+PAUSE_SECONDS = 20.0
+"""For which the API server says nothing."""
 
 
 def seated_pod(job: Job, *, away_from: tuple[str, ...] = ()) -> Object:
@@ -78,14 +83,12 @@ def test_controller_pod_killed(job: Job, reference: dict[int, float], figures: F
 
 
 def test_node_drained(job: Job, reference: dict[int, float], figures: Figures) -> None:
-    """An eviction empties the node first: a planned generation, no step is computed again."""
+    """`kubectl drain` empties the node first: a planned generation, no step is computed again."""
     began = before(job)
-    pod = breakable(job)
-    machine = machine_of(pod)
-    kubectl("cordon", machine)
+    machine = machine_of(seated_pod(job, away_from=(machine_of(job.leader()),)))
+    workers = f"--pod-selector=understudy.dev/job={job.name},app.kubernetes.io/component=worker"
     try:
-        kubectl("delete", "pod", pod["metadata"]["name"], "--wait=false")
-        until_lost(job, began.incidents)
+        kubectl("drain", machine, workers, "--force", "--delete-emptydir-data", "--timeout=80s")
         job.until_whole(spares=0)
     finally:
         kubectl("uncordon", machine)
@@ -101,7 +104,14 @@ def test_node_paused(job: Job, reference: dict[int, float], figures: Figures) ->
     with broken("pause", machine, mend=("unpause", machine)):
         until_lost(job, began.incidents)
         job.until_whole(spares=0)
+        noticed = cluster.not_ready_since(machine)
     judge(job, began, reference, figures, "node paused")
+    times = [float(line["time"]) for step, line in job.ledger.items() if step >= began.step]
+    pause, went_on = max((b - a, b) for a, b in itertools.pairwise(times))
+    print(
+        f"Kubernetes called the machine not ready {noticed - (went_on - pause):.0f} s after the last step before"
+    )
+    assert went_on < noticed, "training went on before Kubernetes had noticed"
 
 
 def test_node_container_killed(job: Job, reference: dict[int, float], figures: Figures) -> None:
@@ -155,6 +165,8 @@ def test_database_pod_killed(job: Job, reference: dict[int, float], figures: Fig
 def test_api_server_paused(job: Job, reference: dict[int, float], figures: Figures) -> None:
     """A node dies while nobody can be asked for a pod: the spare needs none."""
     began = before(job)
+    pod = breakable(job)
+    node = pod["metadata"]["labels"]["understudy.dev/node"]
     control = [
         each for each in docker("ps", "--format", "{{.Names}}").split() if each.endswith("control-plane")
     ]
@@ -162,13 +174,17 @@ def test_api_server_paused(job: Job, reference: dict[int, float], figures: Figur
         pytest.skip("the machines of this cluster are no containers")
     freeze = ("exec", control[0], "pkill", "-STOP", "kube-apiserver")
     with broken(*freeze, mend=("exec", control[0], "pkill", "-CONT", "kube-apiserver")):
-        time_limit = time.monotonic() + 15
+        docker("exec", machine_of(pod), "pkill", "-KILL", "-f", f"worker agent --node {node} ")
+        time_limit = time.monotonic() + PAUSE_SECONDS
         until(
             lambda: time.monotonic() > time_limit or None,
-            within_seconds=20,
-            what="15 s without an API server",
+            within_seconds=PAUSE_SECONDS + 5,
+            what="a while without an API server",
         )
-    judge(job, began, reference, figures, "API server paused")
+    until_lost(job, began.incidents)
+    status = judge(job, began, reference, figures, "node killed, API server paused")
+    incident = status["lastIncident"]
+    assert incident["node"] == node and incident["firstCommitSeconds"] < PAUSE_SECONDS
 
 
 def test_two_nodes_at_once(job: Job, reference: dict[int, float], figures: Figures) -> None:
@@ -215,3 +231,20 @@ def test_job_deleted_in_the_middle_of_a_recovery(job: Job) -> None:
         within_seconds=60,
         what="everything of the job is gone",
     )
+
+
+def test_job_with_tls(installed: None, reference: dict[int, float], figures: Figures) -> None:
+    """Certificates as `understudy certificates` makes them: agents and the CLI speak TLS, and a node is replaced."""
+    del installed
+    secret = certificates("secured")
+    job = started("secured", nodes=2, spares=0, replicas=2, tls=secret)
+    try:
+        began = before(job)
+        assert {each["id"] for each in job.ask("nodes")} >= {"node-1", "node-2"}
+        kubectl("delete", "pod", "secured-node-2", "--grace-period=0", "--force")
+        until_lost(job, began.incidents)
+        judge(job, began, reference, figures, "worker pod killed, with TLS")
+        said = kubectl("logs", job.leader()["metadata"]["name"])
+        assert "listening without TLS" not in said
+    finally:
+        kubectl("delete", "moetrainingjob", "secured", "--timeout=85s")
