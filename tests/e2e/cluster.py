@@ -63,7 +63,8 @@ def install(overlay: str) -> None:
     text = run("kubectl", "kustomize", overlay).replace("understudy:latest", IMAGE)
     kubectl("apply", "--filename", "-", stdin=text)
     kubectl("rollout", "status", "deployment/understudy-operator", "--timeout=80s")
-    kubectl("rollout", "status", "statefulset/understudy-postgres", "--timeout=80s")
+    if "kind: StatefulSet" in text:
+        kubectl("rollout", "status", "statefulset/understudy-postgres", "--timeout=80s")
 
 
 def server_version() -> str:

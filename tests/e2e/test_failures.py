@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 
@@ -57,6 +58,13 @@ def until_lost(job: Job, incidents: int) -> None:
     until(
         lambda: int(job.status.get("incidents", 0)) > incidents, within_seconds=60, what="an incident is told"
     )
+
+
+def test_the_api_server_is_as_it_is_taken_to_be(installed: None) -> None:
+    """The claims that the played server of the integration suite is held to, of this one."""
+    del installed
+    said = cluster.run(sys.executable, "-m", "tests.integration.kubernetes_claims", cluster.NAMESPACE)
+    assert "is as Understudy takes it to be" in said
 
 
 def test_worker_pod_killed(job: Job, reference: dict[int, float], figures: Figures) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.cluster.kube import api as paths
 from orchestrator.cluster.kube.api import ApiError, Change, KubeApi
+from tests.integration import kubernetes_claims
 from tests.integration.played_kubernetes import PlayedKubernetes
 from tests.waiting import wait_until
 
@@ -19,6 +20,11 @@ def api(kubernetes: PlayedKubernetes) -> KubeApi:
     """The real client, by the context of a kubeconfig with a token."""
     del kubernetes
     return KubeApi("played")
+
+
+def test_the_played_server_is_as_a_real_one_is(api: KubeApi) -> None:
+    """The same claims are checked of a real one by `make e2e`."""
+    kubernetes_claims.check(api, "understudy")
 
 
 def test_objects_are_made_read_changed_and_deleted(kubernetes: PlayedKubernetes, api: KubeApi) -> None:

@@ -53,6 +53,7 @@ class Election:
         """Let the next one begin at once."""
         if self._renewed_at is None:
             return
+        self._renewed_at = None
         try:
             lease = self._api.get(paths.leases(self._namespace, self._name))
             if lease["spec"].get("holderIdentity") == self._identity:
