@@ -214,17 +214,14 @@ def test_rolling_update_of_the_controller(job: Job, reference: dict[int, float],
 
 
 def test_job_is_scaled(job: Job, reference: dict[int, float], figures: Figures) -> None:
-    """By editing the object; at step boundaries."""
+    """By editing the object, as `kubectl scale` does it too; at step boundaries."""
     began = before(job)
-    kubectl(
-        "patch", "moetrainingjob", job.name, "--type=merge", "--patch", '{"spec": {"nodes": 4, "spares": 0}}'
-    )
-    job.nodes, job.spares = 4, 0
-    job.until_whole()
-    kubectl(
-        "patch", "moetrainingjob", job.name, "--type=merge", "--patch", '{"spec": {"nodes": 3, "spares": 1}}'
-    )
-    job.nodes, job.spares = 3, 1
+    for nodes, spares in ((4, 0), (3, 1)):
+        edit = f'{{"spec": {{"spares": {spares}}}}}'
+        kubectl("patch", "moetrainingjob", job.name, "--type=merge", "--patch", edit)
+        kubectl("scale", "moetrainingjob", job.name, f"--replicas={nodes}")
+        job.nodes, job.spares = nodes, spares
+        job.until_whole()
     judge(job, began, reference, figures, "scaled to 4 nodes and back")
 
 

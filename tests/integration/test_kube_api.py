@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from orchestrator.cluster.kube import api as paths
@@ -25,6 +27,14 @@ def api(kubernetes: PlayedKubernetes) -> KubeApi:
 def test_the_played_server_is_as_a_real_one_is(api: KubeApi) -> None:
     """The same claims are checked of a real one by `make e2e`."""
     kubernetes_claims.check(api, "understudy")
+
+
+def test_a_real_server_is_as_it_is_taken_to_be() -> None:
+    """Where the machine has one: UNDERSTUDY_TEST_NAMESPACE names a namespace of the kubeconfig's cluster to play in."""
+    namespace = os.environ.get("UNDERSTUDY_TEST_NAMESPACE")
+    if not namespace:
+        pytest.skip("UNDERSTUDY_TEST_NAMESPACE names no namespace of a real cluster")
+    kubernetes_claims.check(KubeApi(), namespace)
 
 
 def test_objects_are_made_read_changed_and_deleted(kubernetes: PlayedKubernetes, api: KubeApi) -> None:
