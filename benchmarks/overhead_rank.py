@@ -223,7 +223,9 @@ def _full_body(channel: TrainerChannel, rank: int, workdir: Path) -> tuple[Body,
             parent=0,
         ),
     )
-    return Body(frame, order), orders, json.loads(order.config)
+    body = Body(frame, order)
+    body.warm_up()
+    return body, orders, json.loads(order.config)
 
 
 def _unexpected(order: object) -> None:
