@@ -94,7 +94,7 @@ class AgentProcess:
         self.machine = Machine(
             node=node,
             incarnation=self.incarnation,
-            labels={"host": node},
+            labels={"host": node, "rack": ground.rack_of(node)},
             agent_pid=1000 + serial,
             workdir="/simulated",
             devices=None,

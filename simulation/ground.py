@@ -36,12 +36,17 @@ class Ground:
     folder: Path
     """Of the database and the ledger."""
     one_host: bool
+    racks: int = 1
+    """In which the nodes stand, by turns."""
     ledger_full: bool = False
     """The disk under the ledger takes no more lines."""
 
     @property
     def now(self) -> float:
         return self.scheduler.now
+
+    def rack_of(self, node: str) -> str:
+        return f"rack-{(int(node.rpartition('-')[2]) - 1) % self.racks}"
 
     @property
     def parts(self) -> PartNumbers:

@@ -47,6 +47,7 @@ class World:
             random=Random(f"{seed}/ground"),
             folder=folder,
             one_host=options.one_host,
+            racks=options.racks,
         )
         self.laws = Laws(options.spec, self.truth, self.timeline)
         self.database = Database(folder, lambda: self.scheduler.now)

@@ -5,44 +5,35 @@ least. A shard is held by its own node and by that node's buddy. So the buddy mu
 with which it shares an expert, then the loss of all holders of any one expert takes no shard with it, because whoever
 else holds a shard of theirs is not among them. The dense part of a pipeline stage counts like an expert. Where there
 are too few nodes for that, the buddy is the one with which a node shares least, and PROTOCOL.md says what is lost.
-After that, labels count: a buddy in another zone, rack or host survives what takes all of one; then evenness, so that
-no agent copies for many. Spares are the best buddies of all.
+After that, failure domains count: a buddy in another zone or rack survives what takes all of one; then evenness, so
+that no agent copies for many. Spares are the best buddies of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from orchestrator.core.domains import NOWHERE, Domains
 from orchestrator.core.ids import NodeId
 from orchestrator.core.placement import Placement
 
-DOMAINS = ("zone", "rack", "host")
-"""Labels of failure domains, the largest first."""
 CANDIDATES = 32
 """How many neighbours of a node are looked at: enough to find one that is apart, few enough for ten thousand nodes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """A node that could hold a copy."""
-
-    node: NodeId
-    labels: Mapping[str, str]
 
 
 def choose(
     members: Sequence[NodeId],
     placement: Placement,
-    standing: Sequence[Standing],
+    standing: Sequence[NodeId],
     stages: Sequence[int] = (),
+    domains: Domains = NOWHERE,
 ) -> dict[NodeId, NodeId]:
     """A buddy for each node of `members` (by rank, a node may stand there more than once), where there is one.
 
     `standing` are all nodes that can hold copies, those with members first, in order; `stages` are those of the ranks.
     """
     shared = _parts_of(members, placement, stages)
-    index = {each.node: position for position, each in enumerate(standing)}
+    index = {each: position for position, each in enumerate(standing)}
     used = [0] * len(standing)
     chosen: dict[NodeId, NodeId] = {}
     for node in dict.fromkeys(members):
@@ -53,12 +44,12 @@ def choose(
         def cost(other: int, here: int = here) -> tuple[int, int, int, int]:
             one, two = standing[here], standing[other]
             apart = (other - here) % len(standing)
-            return _overlap(shared, one.node, two.node), _nearness(one, two), used[other], apart
+            return _overlap(shared, one, two), domains.shared(one, two), used[other], apart
 
         best = min(_neighbours(here, len(standing)), key=cost, default=None)
         if best is not None:
             used[best] += 1
-            chosen[node] = standing[best].node
+            chosen[node] = standing[best]
     return chosen
 
 
@@ -85,12 +76,3 @@ def _parts_of(
 
 def _overlap(shared: Mapping[NodeId, set[int]], node: NodeId, other: NodeId) -> int:
     return len(shared.get(node, set()) & shared.get(other, set()))
-
-
-def _nearness(one: Standing, other: Standing) -> int:
-    """How many failure domains two nodes are known to have in common; a label that one lacks parts nobody."""
-    return sum(
-        one.labels[domain] == other.labels[domain]
-        for domain in DOMAINS
-        if domain in one.labels and domain in other.labels
-    )

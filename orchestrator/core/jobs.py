@@ -6,6 +6,7 @@ two runs of a job look alike. What ends a job on its own is in `endings.py`. Nex
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.core import checkpoints, health, restore, revival, roster
@@ -78,10 +79,12 @@ def try_start(decision: Decision) -> None:
         return
     if state.memory.quorum_at is None:
         state.memory.quorum_at = decision.at
-    chosen = sorted(complete, key=natural)[: cluster.nodes]
-    preferred = node_ids(cluster)[: cluster.nodes]
-    there = set(chosen)
-    awaited = [node for node in preferred if node not in there and _may_come(decision, node)]
+    domains = roster.domains_of(state)
+    chosen = sorted(domains.spread(sorted(complete, key=natural))[: cluster.nodes], key=natural)
+    preferred: Sequence[NodeId] = node_ids(cluster)[: cluster.nodes]
+    if domains:
+        preferred = domains.spread(roster.connected(state))[: cluster.nodes]
+    awaited = [node for node in preferred if node not in complete and _may_come(decision, node)]
     patience = decision.policy.start_patience_seconds
     if awaited and decision.at - state.memory.quorum_at < patience:
         return

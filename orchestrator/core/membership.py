@@ -334,6 +334,8 @@ def _enter(decision: Decision, event: NodeRegistered, *, anew: bool) -> None:
         reason="",
         changed_at=decision.at,
     )
+    if node.labels != event.labels:
+        state.memory.domains = None
     written = replace(node, incarnation=event.incarnation, labels=event.labels, agent_pid=event.agent_pid)
     if written != state.nodes.get(event.node):
         decision.put(written)

@@ -10,18 +10,27 @@ against 29 % in a ring). A ring divides the work of a lost node between its two 
 its one twin until a spare is seated: docs/decisions/0005. `remove` follows a loss and moves nothing. `repair` fills
 gaps and gives newcomers their share with the fewest copies. `replica_counts` is the allocation rule of Lazarus
 (arXiv 2407.04656): hot experts get more of the spare room, none gets less than the floor.
-Next: `repair.py` and `generations.py`, which use this.
+
+Where `domains` are known (racks, zones), replicas of an expert are kept apart in them as far as even shares allow: no
+rank gets more than its share for it. That is always possible for two replicas while no domain has more than half of
+the nodes. Without domains every result is what it was. Next: `repair.py` and `generations.py`, which use this.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
+from orchestrator.core.domains import NOWHERE, Domains, Path
 from orchestrator.core.ids import NodeId, Rank
 from orchestrator.core.spec import ReplicaLayout
 
 Placement = tuple[tuple[Rank, ...], ...]
+
+LOOKED_AT = 1_000_000
+"""Experts times ranks up to which places are looked for one by one, where no regular layout keeps domains apart."""
 
 
 def fresh(
@@ -31,6 +40,7 @@ def fresh(
     counts: Sequence[int] = (),
     loads: Sequence[int] = (),
     layout: ReplicaLayout = ReplicaLayout.GROUPS,
+    domains: Domains = NOWHERE,
 ) -> Placement:
     """A placement from nothing: laid out as `layout` says, or packed by `loads` (tokens per expert) if given.
 
@@ -39,11 +49,28 @@ def fresh(
     """
     distinct = len(set(nodes))
     wanted = [min(max(replicas, counts[expert] if counts else 0), distinct) for expert in range(experts)]
+    by_node = _ranks_by_node(nodes)
     if loads:
-        return _packed(nodes, wanted, loads)
+        return _packed(nodes, wanted, loads, domains)
     if layout is ReplicaLayout.GROUPS and _groupable(nodes, wanted):
-        return _groups(nodes, experts, wanted[0])
-    return _ring(nodes, wanted)
+        regular = _groups(by_node, experts, wanted[0])
+        if not crowded(regular, nodes, domains):
+            return regular
+        # Neighbours of a block are as far apart as a group is wide, so a block no wider never meets itself.
+        apart = _groups({node: by_node[node] for node in domains.blocks(list(by_node))}, experts, wanted[0])
+    else:
+        regular = _ring(by_node, nodes, wanted)
+        if not crowded(regular, nodes, domains):
+            return regular
+        apart = _ring(_alternating(by_node, domains, max(wanted)), nodes, wanted)
+    choices = [regular, apart]
+    if crowded(apart, nodes, domains) and experts * len(nodes) <= LOOKED_AT:
+        choices.append(_dealt_apart(nodes, wanted, domains))
+    even = max(1, _unevenness(regular, len(nodes)))
+    return min(
+        (each for each in choices if _unevenness(each, len(nodes)) <= even),
+        key=lambda each: (len(crowded(each, nodes, domains)), _crowding(each, nodes, domains)),
+    )
 
 
 def remove(placement: Placement, new_rank: dict[Rank, Rank]) -> Placement:
@@ -71,6 +98,7 @@ def repair(
     newcomers: Sequence[Rank] = (),
     loads: Sequence[int] = (),
     full: Sequence[Rank] = (),
+    domains: Domains = NOWHERE,
 ) -> Placement:
     """Fill gaps up to `replicas`, then give newcomers their share; nothing else moves.
 
@@ -78,17 +106,32 @@ def repair(
 
     A gap goes to the rank with the fewest replicas (then the least load, then the lowest number) on a node that has
     none of that expert. A newcomer then takes over replicas from whoever has the most, until taking one more would
-    not make things more even.
+    not make things more even. With `domains`, a gap goes to a rank away from the other replicas while one has room for
+    its share, and newcomers first take replicas that stand together with another one, and none that would.
     """
-    shelf = _Shelf(placement, nodes, loads)
+    shelf = _Shelf(placement, nodes, loads, domains=domains)
     wanted = min(replicas, len(set(nodes)))
+    shelf.room = -(-sum(max(wanted, len(ranks)) for ranks in placement) // max(1, len(nodes)))
     for expert in range(len(placement)):
         while len(shelf.holders[expert]) < wanted and (able := shelf.free_for(expert, full)):
-            shelf.add(expert, shelf.emptiest(able))
+            shelf.add(expert, shelf.emptiest(able, expert))
     for newcomer in newcomers:
+        while domains and shelf.part(newcomer):
+            pass
         while shelf.take_over(newcomer):
             pass
     return shelf.placement()
+
+
+def crowded(placement: Placement, nodes: Sequence[NodeId], domains: Domains) -> tuple[int, ...]:
+    """Experts with two replicas in one domain, of whatever kind."""
+    if not domains:
+        return ()
+    return tuple(
+        expert
+        for expert, ranks in enumerate(placement)
+        if any(domains.shared(nodes[one], nodes[two]) for one, two in combinations(ranks, 2))
+    )
 
 
 def replica_counts(loads: Sequence[int], slots: int, floor: int, cap: int) -> tuple[int, ...]:
@@ -134,9 +177,68 @@ def _groupable(nodes: Sequence[NodeId], wanted: Sequence[int]) -> bool:
     return equal_nodes and len(set(wanted)) == 1 and len(by_node) % wanted[0] == 0
 
 
-def _groups(nodes: Sequence[NodeId], experts: int, replicas: int) -> Placement:
+def _crowding(placement: Placement, nodes: Sequence[NodeId], domains: Domains) -> int:
+    """Domains that replicas of one expert have in common, over all pairs."""
+    return sum(
+        domains.shared(nodes[one], nodes[two]) for ranks in placement for one, two in combinations(ranks, 2)
+    )
+
+
+def _unevenness(placement: Placement, ranks: int) -> int:
+    """How many replicas the fullest rank has more than the emptiest."""
+    held = Counter(rank for holders in placement for rank in holders)
+    return max(held.values(), default=0) - min(held[Rank(rank)] for rank in range(ranks))
+
+
+def _alternating(
+    by_node: dict[NodeId, list[Rank]], domains: Domains, replicas: int
+) -> dict[NodeId, list[Rank]]:
+    """The nodes in a ring where those of one block are `replicas` places apart: every so many a place is filled."""
+    blocks = domains.blocks(list(by_node))
+    places = [place for first in range(replicas) for place in range(first, len(blocks), replicas)]
+    ring = sorted(zip(places, blocks, strict=True))
+    return {node: by_node[node] for _, node in ring}
+
+
+def _dealt_apart(nodes: Sequence[NodeId], wanted: Sequence[int], domains: Domains) -> Placement:
+    """Each rank has room for an even share, and each replica goes where most room is left, away from the others.
+
+    For two replicas that is the way to pair things of many kinds so that no pair is of one kind: always from the two
+    kinds of which most are left. What does not divide evenly is room in the smallest domains.
+    """
+    total, ranks = sum(wanted), [Rank(rank) for rank in range(len(nodes))]
+
+    def domain(rank: Rank) -> Path:
+        return domains.of(nodes[rank]) or (nodes[rank],)
+
+    sizes = Counter(domain(rank)[:1] for rank in ranks)
+    share, extra = divmod(total, len(ranks))
+    smallest_first = sorted(ranks, key=lambda rank: (sizes[domain(rank)[:1]], rank))
+    room = {rank: share + (place < extra) for place, rank in enumerate(smallest_first)}
+    left = Counter[Path]()
+    for rank in ranks:
+        left[domain(rank)] += room[rank]
+    placement = []
+    for count in wanted:
+        chosen: list[Rank] = []
+        for _ in range(count):
+            taken = {nodes[rank] for rank in chosen}
+
+            def cost(rank: Rank, taken: set[NodeId] = taken) -> tuple[bool, int, int, int, Rank]:
+                near = domains.nearest(nodes[rank], taken)
+                return room[rank] <= 0, near, -left[domain(rank)], -room[rank], rank
+
+            best = min((rank for rank in ranks if nodes[rank] not in taken), key=cost)
+            room[best] -= 1
+            left[domain(best)] -= 1
+            chosen.append(best)
+        placement.append(tuple(chosen))
+    return tuple(placement)
+
+
+def _groups(by_node: dict[NodeId, list[Rank]], experts: int, replicas: int) -> Placement:
     """Neighbouring nodes form `replicas` groups; expert e stands at the same place of each, led by each in turn."""
-    ranks = [rank for on_node in _ranks_by_node(nodes).values() for rank in on_node]
+    ranks = [rank for on_node in by_node.values() for rank in on_node]
     size = len(ranks) // replicas
     placement: list[tuple[Rank, ...]] = []
     for expert in range(experts):
@@ -146,9 +248,8 @@ def _groups(nodes: Sequence[NodeId], experts: int, replicas: int) -> Placement:
     return tuple(placement)
 
 
-def _ring(nodes: Sequence[NodeId], wanted: Sequence[int]) -> Placement:
+def _ring(by_node: dict[NodeId, list[Rank]], nodes: Sequence[NodeId], wanted: Sequence[int]) -> Placement:
     """Primaries in turn, node by node; the next replica on the next node of the ring, on its emptiest rank."""
-    by_node = _ranks_by_node(nodes)
     ring = list(by_node)
     held = [0] * len(nodes)
     placement: list[tuple[Rank, ...]] = []
@@ -166,13 +267,15 @@ def _ring(nodes: Sequence[NodeId], wanted: Sequence[int]) -> Placement:
     return shelf.placement()
 
 
-def _packed(nodes: Sequence[NodeId], wanted: Sequence[int], loads: Sequence[int]) -> Placement:
+def _packed(
+    nodes: Sequence[NodeId], wanted: Sequence[int], loads: Sequence[int], domains: Domains
+) -> Placement:
     """Heaviest share first, each replica to the least loaded rank among those with room."""
     empty = tuple(() for _ in wanted)
-    shelf = _Shelf(empty, nodes, loads, wanted)
+    shelf = _Shelf(empty, nodes, loads, wanted, domains)
     for expert in sorted(range(len(wanted)), key=lambda expert: (-loads[expert] / wanted[expert], expert)):
         for _ in range(wanted[expert]):
-            shelf.add(expert, shelf.lightest(shelf.free_for(expert)))
+            shelf.add(expert, shelf.lightest(shelf.free_for(expert), expert))
     shelf.level()
     return shelf.placement()
 
@@ -194,10 +297,18 @@ class _Shelf:
     """A placement while it is being made: who holds how much, and where one more may go."""
 
     def __init__(
-        self, placement: Placement, nodes: Sequence[NodeId], loads: Sequence[int], wanted: Sequence[int] = ()
+        self,
+        placement: Placement,
+        nodes: Sequence[NodeId],
+        loads: Sequence[int],
+        wanted: Sequence[int] = (),
+        domains: Domains = NOWHERE,
     ) -> None:
         self.holders = [list(ranks) for ranks in placement]
         self.nodes = nodes
+        self.room = 0
+        """An even share of replicas: nobody gets more for the sake of domains."""
+        self._domains = domains
         replicas = wanted or [max(1, len(ranks)) for ranks in placement]
         self._share = (
             [load / count for load, count in zip(loads, replicas, strict=True)]
@@ -221,15 +332,45 @@ class _Shelf:
             Rank(rank) for rank, node in enumerate(self.nodes) if node not in taken and Rank(rank) not in full
         ]
 
-    def emptiest(self, ranks: Sequence[Rank]) -> Rank:
-        """Fewest replicas first: memory is what a rank has least of."""
-        return min(ranks, key=lambda rank: (self.held[rank], self.load[rank], rank))
+    def near(self, expert: int, rank: Rank, leaving: Rank | None = None) -> int:
+        """Domains in common with the nearest replica of an expert, but for one that is to leave."""
+        if not self._domains:
+            return 0
+        others = (self.nodes[each] for each in self.holders[expert] if each != leaving)
+        return self._domains.nearest(self.nodes[rank], others)
 
-    def lightest(self, ranks: Sequence[Rank]) -> Rank:
-        """Least load first, among the ranks that have not more replicas than an even share yet."""
+    def emptiest(self, ranks: Sequence[Rank], expert: int) -> Rank:
+        """Fewest replicas first: memory is what a rank has least of. While there is room, away from the others."""
+
+        def cost(rank: Rank) -> tuple[bool, int, int, float, Rank]:
+            full = self.held[rank] >= self.room
+            return full, self.near(expert, rank), self.held[rank], self.load[rank], rank
+
+        return min(ranks, key=cost)
+
+    def lightest(self, ranks: Sequence[Rank], expert: int) -> Rank:
+        """Least load first, away from the others, among the ranks that have not an even share of replicas yet."""
         room = -(-(sum(self.held) + 1) // len(self.nodes))
         roomy = [rank for rank in ranks if self.held[rank] < room] or ranks
-        return min(roomy, key=lambda rank: (self.load[rank], self.held[rank], rank))
+        return min(roomy, key=lambda rank: (self.near(expert, rank), self.load[rank], self.held[rank], rank))
+
+    def part(self, newcomer: Rank) -> bool:
+        """Move one replica that stands together with another to a newcomer that stands apart. False if there is none,
+        or the newcomer has its share."""
+        if self.held[newcomer] >= self.room:
+            return False
+        here = self.nodes[newcomer]
+        for expert, ranks in enumerate(self.holders):
+            if any(self.nodes[rank] == here for rank in ranks):
+                continue
+            crowded = [
+                rank for rank in ranks if self.near(expert, rank, rank) > self.near(expert, newcomer, rank)
+            ]
+            if crowded:
+                fullest = max(crowded, key=lambda rank: (self.held[rank], ranks.index(rank)))
+                self._replace(_Move(expert=expert, donor=fullest), newcomer)
+                return True
+        return False
 
     def take_over(self, newcomer: Rank) -> bool:
         """Move one replica to a newcomer, if that makes the fullest rank less full. False when it would not."""
@@ -254,7 +395,7 @@ class _Shelf:
 
     def _move_to(self, receiver: Rank) -> _Move | None:
         """A replica of the fullest rank that has two more than the receiver and one that may go there."""
-        enough = self.held[receiver] + 2
+        enough, second_best = self.held[receiver] + 2, None
         giving = [rank for rank, held in enumerate(self.held) if held >= enough]
         for donor in sorted(giving, key=lambda rank: (-self.held[rank], -self.load[rank], rank)):
             heaviest_backup_first = sorted(
@@ -264,8 +405,11 @@ class _Shelf:
             for expert in heaviest_backup_first:
                 others = {self.nodes[rank] for rank in self.holders[expert] if rank != donor}
                 if receiver not in self.holders[expert] and self.nodes[receiver] not in others:
-                    return _Move(expert=expert, donor=Rank(donor))
-        return None
+                    move = _Move(expert=expert, donor=Rank(donor))
+                    if self.near(expert, receiver, move.donor) <= self.near(expert, move.donor, move.donor):
+                        return move
+                    second_best = second_best or move
+        return second_best if self.held[receiver] == 0 else None
 
     def _replace(self, move: _Move, receiver: Rank) -> None:
         ranks = self.holders[move.expert]

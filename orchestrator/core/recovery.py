@@ -143,6 +143,7 @@ def end_waiting(decision: Decision) -> None:
     free = roster.free(state, policy)
     if not free and (overdue or nobody_else):
         free = roster.free(state, policy, doubtful=True)
+    free = roster.spread(state, free)
     enough = len(free) >= decision.job.spec.pipeline.stages
     if free and enough and (late or len(free) >= seats or nobody_else):
         first = incidents.first_open(state)
@@ -177,7 +178,11 @@ def assess(
         survivors=survivors,
         lost=tuple(each for each in generation.members if each.trainer in gone),
         placement=placement.remove(generation.placement, new_rank),
-        free=tuple(each for each in roster.free(state, decision.policy) if each.trainer not in gone),
+        free=roster.spread(
+            state,
+            [each for each in roster.free(state, decision.policy) if each.trainer not in gone],
+            survivors,
+        ),
         starting=roster.starting(state, gone),
         committed=state.committed,
         saved=tiers.newest(state),

@@ -152,9 +152,9 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     kept = tuple(each for each in generation.members if node_of(each.trainer) not in leaving)
     vacant = roster.seats(job.spec.cluster) - len(kept)
     able = [each for each in spares if not _given_up(state, policy, at, each.trainer)]
-    newcomers = tuple(able[: max(0, vacant)])
-    depth = job.spec.pipeline.stages
-    joined = stages.joined(kept, newcomers, depth)
+    newcomers = roster.spread(state, able, kept)[: max(0, vacant)]
+    depth, domains = job.spec.pipeline.stages, roster.domains_of(state)
+    joined = stages.joined(kept, newcomers, depth, domains)
     members = stages.evened(joined, depth)
     if not all(stages.widths(members, depth)):
         return None
@@ -172,13 +172,15 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     ]
     arrivals = [Rank(rank) for rank, each in enumerate(members) if rank >= len(kept) or each in moved]
     after = stages.repaired(
-        before, members, depth, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full
+        before, members, depth, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full, domains
     )
     if not newcomers and not leaving and not moved and after == before:
         return None
     if placement.lost_experts(after):
         return None
     reason = _why(generation, newcomers, leaving, gaps, moved)
+    if newcomers != tuple(able[: len(newcomers)]):
+        reason += f"; of {count(len(able), 'spare')} chosen so that no {' or '.join(domains.keys)} has too many members"
     return Target(members=members, placement=after, reason=reason)
 
 
@@ -328,6 +330,8 @@ def _settle(decision: Decision) -> None:
     cluster = job.spec.cluster
     nodes = roster.nodes_by_rank(generation)
     thin = stages.thin(generation.placement, generation.members, min(cluster.replicas, cluster.nodes))
+    apart = stages.apart(generation.placement, generation.members, roster.domains_of(state))
+    again = f"every expert has {count(cluster.replicas, 'replica')} again{f', {apart}' if apart else ''}"
     seats, taken, depth = roster.seats(cluster), len(generation.members), job.spec.pipeline.stages
     for record in opened:
         if thin:
@@ -335,13 +339,10 @@ def _settle(decision: Decision) -> None:
             why = f"{experts(thin)} cannot have {cluster.replicas} replicas on {where}"
             incidents.degrade(decision, record.id, f"{why}: redundancy comes back when a trainer is free")
         elif taken >= seats:
-            text = f"every expert has {count(cluster.replicas, 'replica')} again, and all {seats} seats are taken"
+            text = f"{again}, and all {seats} seats are taken"
             incidents.close(decision, record.id, text)
         else:
-            text = (
-                f"every expert has {count(cluster.replicas, 'replica')} again; {taken} of {seats} seats are taken, "
-                "no spare is ready, and the work stays shared out"
-            )
+            text = f"{again}; {taken} of {seats} seats are taken, no spare is ready, and the work stays shared out"
             incidents.close(decision, record.id, text)
 
 

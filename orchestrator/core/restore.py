@@ -6,7 +6,7 @@ the experts are placed afresh, and the ledger's lines after that step are set as
 
 from __future__ import annotations
 
-from orchestrator.core import checkpoints, generations, incidents, placement, snapshots, stages, tiers
+from orchestrator.core import checkpoints, generations, incidents, placement, roster, snapshots, stages, tiers
 from orchestrator.core.actions import RollBackLedger
 from orchestrator.core.decision import Decision
 from orchestrator.core.escalation import Effort
@@ -49,11 +49,15 @@ def from_storage(
         decision.say(f"all members read {saved}", incident)
     state.committed = step
     state.reported_through = min(state.reported_through, step)
-    members = stages.seated(members, decision.job.spec.pipeline.stages)
+    members = stages.seated(members, decision.job.spec.pipeline.stages, roster.domains_of(state))
+    placed = _place(decision, members)
+    apart = stages.apart(placed, members, roster.domains_of(state))
+    if apart:
+        decision.say(f"replicas of an expert stand on different nodes, {apart}", incident)
     plan = Plan(
         kind=GenerationKind.INITIAL if first and saved is None else GenerationKind.RESTORE,
         members=members,
-        placement=_place(decision, members),
+        placement=placed,
         reason=reason,
         incident=incident,
         restore_name=saved.name if saved else "",
@@ -70,13 +74,14 @@ def _place(decision: Decision, members: tuple[Member, ...]) -> Placement:
     """As the job lays replicas out, unless the last step's loads say that somebody would have far too much."""
     spec, loads = decision.job.spec, decision.state.memory.expert_load
     depth, experts = spec.pipeline.stages, spec.model.experts
-    regular = stages.fresh(members, depth, experts, spec.cluster)
+    where = roster.domains_of(decision.state)
+    regular = stages.fresh(members, depth, experts, spec.cluster, domains=where)
     if len(loads) != spec.all_experts or not sum(loads):
         return regular
     uneven = _imbalance(regular, len(members), loads)
     if uneven < decision.policy.load_imbalance:
         return regular
-    packed = stages.fresh(members, depth, experts, spec.cluster, loads)
+    packed = stages.fresh(members, depth, experts, spec.cluster, loads, where)
     better = _imbalance(packed, len(members), loads)
     if uneven < better * decision.policy.load_imbalance:
         return regular

@@ -5,11 +5,12 @@ Next: `membership.py`, which keeps the views current; `generations.py`, which se
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.core import health
+from orchestrator.core import domains, health
 from orchestrator.core.decision import in_order, natural
+from orchestrator.core.domains import Domains
 from orchestrator.core.events import TrainerPhase, TrainerStatus
 from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.policy import Policy
@@ -185,3 +186,30 @@ def _candidates(
         for trainer in sorted(without[node], key=in_order):
             if trainer not in state.memory.refused:
                 yield state.views[node].trainers[trainer]
+
+
+# ---- where nodes stand ----
+
+
+def domains_of(state: ClusterState) -> Domains:
+    """Failure domains larger than a node, as the job asks for them and the labels say."""
+    if state.memory.domains is None:
+        assert state.job is not None
+        labels = {node: dict(entity.labels) for node, entity in state.nodes.items()}
+        state.memory.domains = domains.known(labels, state.job.spec.cluster.spread_over)
+    return state.memory.domains
+
+
+def spread(
+    state: ClusterState, candidates: Sequence[Member], beside: Iterable[Member] = ()
+) -> tuple[Member, ...]:
+    """Trainers that could take a seat, so that any number of the first ones keeps failure domains even, beside the
+    members that there are; trainers of one node follow one another."""
+    where = domains_of(state)
+    if not where:
+        return tuple(candidates)
+    by_node: dict[NodeId, list[Member]] = {}
+    for each in candidates:
+        by_node.setdefault(node_of(each.trainer), []).append(each)
+    order = where.spread(list(by_node), [node_of(each.trainer) for each in beside])
+    return tuple(each for node in order for each in by_node[node])

@@ -239,12 +239,12 @@ def _buddies(state: ClusterState, generation: Generation) -> dict[NodeId, NodeId
     seated = dict.fromkeys(members)
     others = [node for node in roster.connected(state) if node not in seated]
     standing = [
-        buddies.Standing(node=node, labels=dict(state.nodes[node].labels))
+        node
         for node in (*seated, *others)
         if state.views[node].connected and state.views[node].memory_address
     ]
     stages = [member.stage for member in generation.members]
-    return buddies.choose(members, generation.placement, standing, stages)
+    return buddies.choose(members, generation.placement, standing, stages, roster.domains_of(state))
 
 
 def _drop_old(decision: Decision, generation: Generation, keep: Snapshot) -> None:

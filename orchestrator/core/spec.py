@@ -89,6 +89,9 @@ class ClusterSpec:
     device: Device = Device.AUTO
     replicas: int = 2
     """Live copies of each expert, never two on one node."""
+    spread_over: tuple[str, ...] = ("topology.kubernetes.io/zone", "zone", "rack", "host")
+    """Keys of labels that name failure domains larger than a node, the largest first: replicas of an expert, members of
+    a stage and copies of snapshots are kept apart in them as far as even shares allow."""
     replica_layout: ReplicaLayout = ReplicaLayout.GROUPS
     """A ring is used where the nodes cannot be divided into `replicas` equal groups."""
     device_memory: str = ""

@@ -12,17 +12,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.core import placement
+from orchestrator.core import placement, words
 from orchestrator.core.deal import deal
+from orchestrator.core.domains import NOWHERE, Domains
 from orchestrator.core.ids import NodeId, Rank, node_of
 from orchestrator.core.placement import Placement
 from orchestrator.core.spec import ClusterSpec, ReplicaLayout
 from orchestrator.core.state import Member
 
 
-def seated(members: Sequence[Member], stages: int) -> tuple[Member, ...]:
+def seated(members: Sequence[Member], stages: int, domains: Domains = NOWHERE) -> tuple[Member, ...]:
     """The members with stages, in turn: a node with several trainers has them in several stages, and its loss costs
-    each stage as little as possible."""
+    each stage as little as possible. So has a rack, where racks are known: its nodes come one after the other."""
+    if domains and stages > 1:
+        place = {
+            node: index
+            for index, node in enumerate(
+                domains.blocks(list(dict.fromkeys(node_of(m.trainer) for m in members)))
+            )
+        }
+        members = sorted(members, key=lambda member: place[node_of(member.trainer)])
+        members = [replace(member, rank=Rank(rank)) for rank, member in enumerate(members)]
     return tuple(
         member if member.stage == rank % stages else replace(member, stage=rank % stages)
         for rank, member in enumerate(members)
@@ -35,16 +45,22 @@ def widths(members: Sequence[Member], stages: int) -> list[int]:
     return [count[stage] for stage in range(stages)]
 
 
-def joined(kept: Sequence[Member], newcomers: Sequence[Member], stages: int) -> tuple[Member, ...]:
+def joined(
+    kept: Sequence[Member], newcomers: Sequence[Member], stages: int, domains: Domains = NOWHERE
+) -> tuple[Member, ...]:
     """Those who stay, then the newcomers, each in the stage that has the fewest members by then.
 
-    Of two such stages the one that has less on the newcomer's node, then the first.
+    Of two such stages the one that has less on the newcomer's node, then in its failure domains, then the first.
     """
     members = list(kept)
     for newcomer in newcomers:
+        node = node_of(newcomer.trainer)
         have = widths(members, stages)
-        here = Counter(each.stage for each in members if node_of(each.trainer) == node_of(newcomer.trainer))
-        stage = min(range(stages), key=lambda stage: (have[stage], here[stage], stage))
+        here = Counter(each.stage for each in members if node_of(each.trainer) == node)
+        near: Counter[int] = Counter()
+        for each in members if domains and stages > 1 else ():
+            near[each.stage] += domains.shared(node, node_of(each.trainer))
+        stage = min(range(stages), key=lambda stage: (have[stage], here[stage], near[stage], stage))
         members.append(replace(newcomer, stage=stage))
     return tuple(members)
 
@@ -74,14 +90,19 @@ def dealt(microbatches: int, members: Sequence[Member], stages: int) -> tuple[tu
 
 
 def fresh(
-    members: Sequence[Member], stages: int, experts: int, cluster: ClusterSpec, loads: Sequence[int] = ()
+    members: Sequence[Member],
+    stages: int,
+    experts: int,
+    cluster: ClusterSpec,
+    loads: Sequence[int] = (),
+    domains: Domains = NOWHERE,
 ) -> Placement:
     """A placement from nothing, of `experts` in each stage: see `placement.fresh`."""
     result: list[tuple[Rank, ...]] = []
     for stage, ranks, nodes in _stages(members, stages):
         own = tuple(loads[stage * experts : (stage + 1) * experts])
         layout = ReplicaLayout.GROUPS if own else cluster.replica_layout
-        local = placement.fresh(nodes, experts, cluster.replicas, loads=own, layout=layout)
+        local = placement.fresh(nodes, experts, cluster.replicas, loads=own, layout=layout, domains=domains)
         result += _global(local, ranks)
     return tuple(result)
 
@@ -105,6 +126,17 @@ def thin(where: Placement, members: Sequence[Member], wanted: int) -> tuple[int,
     )
 
 
+def apart(where: Placement, members: Sequence[Member], domains: Domains) -> str:
+    """Whether replicas stand apart in the failure domains that are known, in words; empty where none is."""
+    if not domains:
+        return ""
+    together = placement.crowded(where, [node_of(member.trainer) for member in members], domains)
+    kinds = " or ".join(domains.keys)
+    if not together:
+        return f"no two in one {kinds}"
+    return f"though {words.experts(together)} {'have' if len(together) > 1 else 'has'} two in one {kinds}"
+
+
 def repaired(
     where: Placement,
     members: Sequence[Member],
@@ -113,6 +145,7 @@ def repaired(
     newcomers: Sequence[Rank] = (),
     loads: Sequence[int] = (),
     full: Sequence[Rank] = (),
+    domains: Domains = NOWHERE,
 ) -> Placement:
     """Gaps filled and newcomers given their share, in each stage: see `placement.repair`.
 
@@ -129,6 +162,7 @@ def repaired(
             [index[rank] for rank in newcomers if rank in index],
             loads[stage * experts : (stage + 1) * experts] if len(loads) == len(where) else (),
             [index[rank] for rank in full if rank in index],
+            domains,
         )
         result += _global(local, ranks)
     return tuple(result)

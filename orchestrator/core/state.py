@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from orchestrator.core.domains import Domains
 from orchestrator.core.events import PairChecked, TrainerStatus
 from orchestrator.core.held import HeldShard, SaveCost, ShardSource, SnapshotRequest
 from orchestrator.core.ids import (
@@ -329,6 +330,8 @@ class PairCheck:
 class Memory:
     """What one controller remembers between two events and a restarted one does without. Never stored."""
 
+    domains: Domains | None = None
+    """What the labels of nodes say; None until somebody asks, and when they have changed."""
     short_of_nodes: int = 0
     """Before the start: at least so many events, each about one node, must come before enough nodes are ready."""
     limits: Limits | None = None

@@ -152,7 +152,7 @@ class Orders:
             events.NodeRegistered,
             node=node.id,
             incarnation=node.incarnation,
-            labels=(),
+            labels=(("rack", self._table.scenario.cluster.rack_of(node.id)),),
             agent_pid=1,
             generation=NO_GENERATION,
             trainers=self._statuses(node),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 
+from orchestrator.core.ids import NodeId
 from orchestrator.core.problems import Problem
 from orchestrator.core.spec import CheckpointMode, TimeoutSpec
 
@@ -39,6 +40,10 @@ class ClusterPlan:
     nodes_per_rack: int = 16
     experts: int = 16
     replicas: int = 2
+
+    def rack_of(self, node: NodeId) -> str:
+        """Nodes are numbered rack by rack."""
+        return f"rack-{(int(node.rpartition('-')[2]) - 1) // self.nodes_per_rack}"
 
     @property
     def nodes(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from orchestrator.core import actions, events
+from orchestrator.core import actions, events, spec_rules
 from orchestrator.core.events import CheckOutcome, Event
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, TrainerId, node_of, trainer_id
 from orchestrator.core.spec import JobSpec
@@ -59,6 +59,8 @@ class Agents:
         self.slow_seals: list[tuple[Agent, actions.SealCheckpoint]] | None = None
         """Orders to seal that are not carried out yet; None while each is at once."""
         """How long training stands still for a checkpoint or a snapshot, as the members report it."""
+        self.racks = 0
+        """In which nodes stand, those of a rack one after the other; 0 for no labels."""
         self.with_memory = False
         """They have host memory for snapshots."""
         self.forgetful = False
@@ -149,6 +151,12 @@ class Agents:
         if agent.connected:
             self._beat(agent)
 
+    def _labels(self, node: NodeId) -> tuple[tuple[str, str], ...]:
+        nodes = spec_rules.node_ids(self._controller.spec.cluster)
+        if not self.racks or node not in nodes:
+            return ()
+        return (("rack", f"rack-{nodes.index(node) * self.racks // len(nodes) + 1}"),)
+
     def tell_held(self, agent: Agent) -> None:
         """All that an agent holds; what it could not tell it tells when it registers."""
         if agent.connected and self._controller.listens:
@@ -177,7 +185,7 @@ class Agents:
                 cause_id=cause,
                 node=agent.node,
                 incarnation=agent.incarnation,
-                labels=(),
+                labels=self._labels(agent.node),
                 agent_pid=1000,
                 generation=agent.generation,
                 trainers=tuple(trainer.status(at, self.slowness) for trainer in agent.trainers.values()),

@@ -101,10 +101,10 @@ def small_job(recovery: RecoverySpec | None = None, **settings: int) -> JobSpec:
 
     Checkpoints are taken when a story says so; with `auto`, by the core's own choice, every so many seconds at most.
     With `memory`, agents hold snapshots, taken by the core's own choice every so many seconds at most. With `patient=0`
-    time-outs follow what is observed.
+    time-outs follow what is observed. With `racks`, nodes stand in so many, those of a rack one after the other.
     """
     chosen = {"nodes": 4, "spares": 1, "devices": 1, "replicas": 2, "experts": 4, "steps": 1000, "keep": 3}
-    chosen |= {"stages": 1, "layers": 3, "auto": 0, "memory": 0, "patient": 1}
+    chosen |= {"stages": 1, "layers": 3, "auto": 0, "memory": 0, "patient": 1, "racks": 0}
     unknown = set(settings) - set(chosen)
     assert not unknown, f"{sorted(unknown)} are no settings of a job"
     chosen |= settings
@@ -165,6 +165,7 @@ class _Stage:
         spec = small_job(recovery, **{name: int(value) for name, value in pairs.items()})
         self.made = World(spec, self.listen)
         self.made.agents.with_memory = "memory" in pairs
+        self.made.agents.racks = int(pairs.get("racks", 0))
 
     def start(self) -> None:
         self.world.start_job()

@@ -20,6 +20,7 @@ from orchestrator.core.ids import NodeId
 JOB_LABEL = "understudy.dev/job"
 NODE_LABEL = "understudy.dev/node"
 ROLE_LABEL = "understudy.dev/role"
+ZONE_LABEL = "topology.kubernetes.io/zone"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 HASH_ANNOTATION = "understudy.dev/template-hash"
 WORKER, CONTROLLER = "worker", "controller"
@@ -99,6 +100,9 @@ def worker_pod(job: MoEJob, node: NodeId, image: str, avoid: Sequence[str] = ())
             _downward("POD_UID", "metadata.uid"),
             _downward("POD_IP", "status.podIP"),
             _downward("HOST", "spec.nodeName"),
+            _downward(
+                "ZONE", f"metadata.labels['{ZONE_LABEL}']"
+            ),  # empty where the cluster does not copy it to pods
             {"name": "HOME", "value": "/tmp"},
             {"name": "OMP_NUM_THREADS", "value": "1"},
             *settings.environment,
@@ -308,7 +312,7 @@ def owner(job: MoEJob) -> Object:
 def _agent_command(job: MoEJob, node: NodeId) -> list[str]:
     words = ["python", "-m", "worker", "agent", "--node", node, "--controller", controller_address(job)]
     words += ["--workdir", f"{VOLUME}/{job.pods.folder}", "--host", "$(POD_IP)"]
-    words += ["--label", "pod=$(POD_UID)", "--label", "host=$(HOST)"]
+    words += ["--label", "pod=$(POD_UID)", "--label", "host=$(HOST)", "--label", f"{ZONE_LABEL}=$(ZONE)"]
     return words + (["--tls-ca", f"{_TLS_FOLDER}/ca.crt"] if job.pods.tls_secret else [])
 
 
