@@ -64,10 +64,10 @@ test-scenarios: $(GENERATED) ## the decision core against its transcripts (rewri
 	$(PYTEST) tests/scenarios
 
 test-simulation: $(GENERATED) ## a hundred seeds of the simulation, and laws that are broken on purpose
-	$(PYTEST) tests/simulation
+	$(PYTEST) $(BESIDE) tests/simulation
 
 test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, process groups
-	$(PYTEST) tests/integration -m "not long"
+	$(PYTEST) $(BESIDE) tests/integration -m "not long"
 
 test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed, stopped, cut off and starved
 	$(PYTEST) tests/chaos -m "not long"

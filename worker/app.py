@@ -7,6 +7,7 @@ The agent must start fast and stay small, so torch is imported only in `run_trai
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -103,8 +104,12 @@ def run_trainer(settings: TrainerSettings) -> int:
     _log_to_stderr(f"{settings.trainer} start {settings.start}")
     tell_stacks_when_asked()
     channel = TrainerChannel(socket.socket(fileno=settings.fd))
+    # What an import makes stays: to look for garbage in it costs a tenth of the start, and then in every later look.
+    gc.disable()
     from worker.training import trainer
 
+    gc.freeze()
+    gc.enable()
     return trainer.run(channel, settings)
 
 
