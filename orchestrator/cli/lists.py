@@ -115,7 +115,8 @@ def experts(output: str, **options: Any) -> None:
 
     \b
     fields of -o json (a list):
-      id, primary, backups, load_share (1.0 is a fair share of the last step's tokens), redundant
+      id, primary, backups, load_share (1.0 is a fair share of the last step's tokens), redundant,
+      window_seconds (for how long it has stood on fewer replicas than asked for; null where it has all)
     """
     columns = (
         Column(header="EXPERT", cell=lambda row: row["id"], right=True, keep=9),
@@ -125,6 +126,7 @@ def experts(output: str, **options: Any) -> None:
         Column(
             header="REDUNDANT", cell=lambda row: "yes" if row["redundant"] else "lost", keep=6, state=True
         ),
+        Column(header="WINDOW", cell=lambda row: seconds(row["window_seconds"]), right=True, keep=4),
     )
     _list(
         _whom(options),

@@ -71,13 +71,14 @@ def audit_entry(message: admin_pb2.AuditEntry) -> Row:
 
 
 def expert(message: admin_pb2.Expert) -> Row:
-    """id, primary, backups, load_share (1.0 is fair), redundant."""
+    """id, primary, backups, load_share (1.0 is fair), redundant, window_seconds (None where no replica is missing)."""
     return {
         "id": message.id,
         "primary": message.primary or None,
         "backups": list(message.backups),
         "load_share": round(message.load_share, 4),
         "redundant": message.redundant,
+        "window_seconds": round(message.window_seconds, 3) if message.HasField("window_seconds") else None,
     }
 
 

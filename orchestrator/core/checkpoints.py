@@ -32,6 +32,7 @@ REQUEST_DIGITS = 4
 ASKED_BY = "asked for by "
 EMPTY_SHARD = "{}"
 """Stands for the shard of a rank that has nothing to write; an empty string is one that has not written yet."""
+GONE = (CheckpointState.DELETED, CheckpointState.FAILED, CheckpointState.DAMAGED)
 UNFINISHED = (CheckpointState.REQUESTED, CheckpointState.WRITING)
 
 
@@ -293,6 +294,7 @@ def expire(decision: Decision) -> None:
 
 def retain(decision: Decision) -> None:
     """Delete what is beyond `checkpoint.keep`, but never what is being restored."""
+    _forget_gone(decision)
     generation = decision.state.generation
     if generation is None or not generation.members:
         return
@@ -325,6 +327,14 @@ def _delete(decision: Decision, name: str) -> None:
             name=name,
         )
     )
+
+
+def _forget_gone(decision: Decision) -> None:
+    """What is stored as gone need not be remembered for ever; nothing is decided by it any more."""
+    known = decision.state.checkpoints
+    gone = [each.request for each in _in_order(decision.state) if each.state in GONE]
+    for request_ in gone[: -decision.policy.checkpoints_remembered]:
+        del known[request_]
 
 
 def _take(decision: Decision, checkpoint: Checkpoint, node: NodeId) -> None:

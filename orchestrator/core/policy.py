@@ -84,6 +84,8 @@ class Policy:
     """Until the first snapshot in host memory: taken early, since what it costs decides how often one is taken."""
     noticeable_change: float = 1.25
     """An interval is explained again when it has grown or shrunk by this factor."""
+    checkpoints_remembered: int = 64
+    """Checkpoints that are gone (deleted, failed, damaged) and still listed; the database keeps all."""
     checkpoint_pause_seconds: float = 2.0
     """Before a failed checkpoint is taken again: the last one may still be on its way to the disk."""
     checkpoint_attempts: int = 3

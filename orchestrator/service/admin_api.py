@@ -111,7 +111,7 @@ class AdminApi(admin_pb2_grpc.AdminServicer):
         del request
         snapshot = await self._snapshot(context)
         ledger = await self._ledger(context, snapshot)
-        return pb.ListExpertsReply(experts=views.experts(snapshot, ledger))
+        return pb.ListExpertsReply(experts=views.experts(snapshot, ledger, self._now()))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsReply:  # noqa: N802
         del request

@@ -15,6 +15,7 @@ from orchestrator.core.state import Checkpoint, CheckpointState, Incident
 from orchestrator.service import views
 from orchestrator.service.ledger_view import LedgerView
 from orchestrator.service.snapshot import Snapshot
+from protos import admin_pb2 as pb
 
 
 def samples_per_step(snapshot: Snapshot) -> int:
@@ -42,10 +43,21 @@ def summary(snapshot: Snapshot, totals: LedgerTotals, ledger: LedgerView, at: fl
             "generations": generation.number if generation else 0,
             "incidents": [_incident(each, at) for each in incidents],
             "checkpoints": [_checkpoint(each) for each in sorted(sealed, key=lambda each: each.step)],
+            "snapshots": [_snapshot(each) for each in views.snapshots(snapshot) if each.state != "partial"],
             "validation": ledger.validations[-1] if ledger.validations else None,
         },
         allow_nan=False,
     )
+
+
+def _snapshot(shown: pb.HeldSnapshot) -> dict[str, Any]:
+    """One that agents hold in memory as long as they live."""
+    return {
+        "step": shown.step,
+        "name": shown.name,
+        "bytes": shown.bytes,
+        "stall_seconds": shown.stall_seconds,
+    }
 
 
 def _incident(incident: Incident, at: float) -> dict[str, Any]:

@@ -70,24 +70,33 @@ def _ranks(generation: Generation | None) -> dict[TrainerId, Rank]:
     return {member.trainer: member.rank for member in generation.members} if generation else {}
 
 
-def experts(snapshot: Snapshot, ledger: LedgerView) -> list[pb.Expert]:
-    """All experts of the generation in force; none before the first one."""
+def experts(snapshot: Snapshot, ledger: LedgerView, at: float) -> list[pb.Expert]:
+    """All experts of the generation in force; none before the first one. The windows of several failures are one."""
     generation, job = snapshot.generation, snapshot.job
     if generation is None or job is None:
         return []
     trainer_of = {member.rank: member.trainer for member in generation.members}
     shares = _load_shares(ledger, len(generation.placement))
+    since = min(
+        (
+            each.exposed_at
+            for each in snapshot.incidents.values()
+            if each.exposed_at is not None and each.covered_at is None
+        ),
+        default=None,
+    )
     replies = []
     for expert, ranks in enumerate(generation.placement):
         holders = [trainer_of[rank] for rank in ranks if rank in trainer_of]
-        domains = {node_of(trainer) for trainer in holders}
+        redundant = len({node_of(trainer) for trainer in holders}) >= job.spec.cluster.replicas
         replies.append(
             pb.Expert(
                 id=expert,
                 primary=holders[0] if holders else "",
                 backups=holders[1:],
                 load_share=shares[expert],
-                redundant=len(domains) >= job.spec.cluster.replicas,
+                redundant=redundant,
+                window_seconds=None if redundant or since is None else max(0.0, at - since),
             )
         )
     return replies
@@ -296,7 +305,8 @@ def job_screen(
     recent = ledger.recent
     view = pb.JobView(
         nodes=nodes(snapshot, at),
-        experts=experts(snapshot, ledger),
+        experts=experts(snapshot, ledger, at),
+        snapshots=snapshots(snapshot),
         incidents=incidents(snapshot, at),
         checkpoints=checkpoints(snapshot),
         goodput=goodput(snapshot.job, ledger, at),

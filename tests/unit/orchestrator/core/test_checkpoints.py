@@ -291,3 +291,19 @@ def test_highest_step_is_restored_and_the_latest_of_equals(requested: Told) -> N
         state.checkpoints[request] = replace(sample, request=request, step=Step(step), state=kind)
     newest = checkpoints.newest(state)
     assert newest is not None and newest.request == "ckpt-0003"
+
+
+def test_what_is_gone_is_not_remembered_for_ever(make_training: MakeWorld) -> None:
+    """The database keeps all of them; the controller lists the last ones, and those that are there."""
+    world = make_training(keep=2)
+    limit = world.machine.policy.checkpoints_remembered if world.machine else 0
+    (known := world.state.checkpoints).clear()
+    world.say(events.CheckpointDue)
+    world.run(3.0)
+    (sealed,) = known.values()
+    for number in range(2, limit + 20):
+        request = f"ckpt-{number:04d}"
+        known[request] = replace(sealed, request=request, state=CheckpointState.FAILED)
+    world.say(events.RetentionDue)
+    assert len(known) == limit + 1 and sealed.request in known
+    assert f"ckpt-{limit + 19:04d}" in known and "ckpt-0002" not in known

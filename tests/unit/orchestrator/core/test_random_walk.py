@@ -30,7 +30,7 @@ def test_walk_is_safe_and_ends_well(seed: int) -> None:
     walk.converge()
 
 
-@pytest.mark.parametrize("seed", range(200, 212))
+@pytest.mark.parametrize("seed", [*range(200, 212), 306])
 def test_walk_of_a_job_that_changes_its_size_ends_well(seed: int) -> None:
     """The same, while somebody also asks for other numbers of nodes and spares."""
     walk = Walk(seed, resizes=True)

@@ -28,7 +28,8 @@ def test_every_promised_name_is_there(tmp_path: Path) -> None:
     made = _summary(working(), tmp_path, 12)
     assert list(made) == [
         "job", "steps_committed", "final_loss", "samples_expected", "samples_counted", "samples_duplicated",
-        "samples_missing", "steps_not_finite", "goodput", "generations", "incidents", "checkpoints", "validation",
+        "samples_missing", "steps_not_finite", "goodput", "generations", "incidents", "checkpoints", "snapshots",
+        "validation",
     ]  # fmt: skip
     assert list(made["incidents"][0]) == [
         "id", "kind", "node", "cause", "action", "reasons", "phases", "steps_lost", "steps_redone",

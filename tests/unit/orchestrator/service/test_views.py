@@ -56,7 +56,7 @@ def test_a_trainer_without_a_seat_has_no_rank() -> None:
 
 
 def test_experts_show_holders_load_and_redundancy() -> None:
-    shown = views.experts(snapshot.take(working()), LEDGER)
+    shown = views.experts(snapshot.take(working()), LEDGER, NOW)
     assert [(each.primary, list(each.backups)) for each in shown] == [
         ("node-1/0", ["node-2/0"]),
         ("node-2/0", ["node-1/0"]),
@@ -68,7 +68,7 @@ def test_experts_show_holders_load_and_redundancy() -> None:
 
 
 def test_experts_without_a_step_have_no_load() -> None:
-    assert {each.load_share for each in views.experts(snapshot.take(working()), NOTHING)} == {0.0}
+    assert {each.load_share for each in views.experts(snapshot.take(working()), NOTHING, NOW)} == {0.0}
 
 
 def test_phases_are_what_lies_between_two_moments() -> None:
@@ -162,3 +162,13 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
         views.unknown_incident(snapshot.take(ClusterState()), "x")
         == "no incident 'x': there are no incidents yet"
     )
+
+
+def test_an_expert_without_all_replicas_says_for_how_long() -> None:
+    state = working()
+    name, incident = next(iter(state.incidents.items()))
+    state.incidents[name] = replace(incident, exposed_at=NOW - 4.0, covered_at=None)
+    shown = views.experts(snapshot.take(state), LEDGER, NOW)
+    for each in shown:
+        assert each.HasField("window_seconds") is not each.redundant
+    assert {each.window_seconds for each in shown if not each.redundant} == {4.0}
