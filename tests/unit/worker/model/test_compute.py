@@ -6,11 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from orchestrator.core import spec
 from tests.unit.worker.model.models import Bound, bound_model, random_windows, small_config
 from worker.model.compute import ComputeConfig, Recompute
 from worker.model.config import Precision
 
 WINDOWS = 4
+
+
+def test_both_programs_mean_the_same_by_recomputation() -> None:
+    """They share no code, so each has the choices: the planner must count what the trainer does."""
+    ours = [(each.value, each.attention, each.experts) for each in Recompute]
+    assert ours == [(each.value, each.attention, each.experts) for each in spec.Recompute]
 
 
 def step(precision: Precision, recompute: Recompute) -> tuple[Bound, Tensor, int]:
