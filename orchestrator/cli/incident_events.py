@@ -85,6 +85,8 @@ def _silent(detail: Detail) -> str:
 
 def _ended(detail: Detail) -> str:
     how = "all steps done" if detail.get("finished") is True else "stopped at a boundary"
+    if detail.get("unreadable"):
+        how = f"it cannot read its data: {detail['unreadable']}"
     return f"{detail['trainer']} left the training loop at step {detail['step']}: {how}"
 
 

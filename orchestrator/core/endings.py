@@ -1,4 +1,5 @@
-"""How a job ends by itself: all steps done, or stopped by a human, each with a checkpoint to come back to.
+"""How a job ends by itself: all steps done, stopped by a human, or without data that it can read, each with a
+checkpoint to come back to.
 
 Level-triggered: what is still needed follows from the state, so a failure on the way only repeats the last part.
 A job that stops or finishes does not wait for a checkpoint for ever: after the failures that the policy allows it ends
@@ -14,6 +15,7 @@ from orchestrator.core.events import StopRequested, TrainerPhase, TrainingEnded
 from orchestrator.core.ids import NodeId
 from orchestrator.core.lifecycle import JobTrigger
 from orchestrator.core.state import CheckpointPurpose, CheckpointState, JobState
+from orchestrator.core.words import count
 
 STOP_REQUEST = "stop"
 """There is one stop per run, so its orders need no number."""
@@ -27,6 +29,11 @@ def training_ended(decision: Decision, event: TrainingEnded) -> None:
         return
     if roster.is_member(generation, event.trainer, event.start):
         decision.state.memory.ended[event.trainer] = event.finished
+        if event.unreadable and not decision.state.memory.unreadable:
+            decision.state.memory.unreadable = f"{event.trainer} cannot read its data: {event.unreadable}"
+            decision.say(
+                f"{decision.state.memory.unreadable}; all members have left the loop before the step"
+            )
         decision.state.committed = max(decision.state.committed, event.step)
         generations.seen_at_work(decision, event.trainer)
 
@@ -60,6 +67,8 @@ def advance(decision: Decision) -> None:
         _finish(decision)
     elif decision.job.state is JobState.STOPPING:
         _stop(decision)
+    elif _all_left(decision, finished=False):
+        _give_up(decision)
 
 
 def repeat_orders(decision: Decision, node: NodeId) -> None:
@@ -122,6 +131,27 @@ def _stop(decision: Decision) -> None:
         _end_stopped(decision, _failure(decision))
     elif checkpoints.may_begin(decision):
         checkpoints.request(decision, CheckpointPurpose.STOP, "the job stops")
+
+
+def _give_up(decision: Decision) -> None:
+    """Nobody has asked them to leave: some member cannot read its data. Keep the state before that step, then fail."""
+    state = decision.state
+    why = (
+        state.memory.unreadable
+        or "the members have left the loop, since data cannot be read: see the event log"
+    )
+    kept = checkpoints.newest(state)
+    if not state.committed:
+        jobs.fail(decision, f"{why}; no step was committed yet")
+    elif kept is not None and kept.step >= state.committed:
+        jobs.fail(
+            decision,
+            f"{why}; {kept.name} holds all {count(state.committed, 'committed step')}: mend it, then resume",
+        )
+    elif _no_more_attempts(decision):
+        jobs.fail(decision, f"{why}; {_failure(decision)}")
+    elif checkpoints.may_begin(decision):
+        checkpoints.request(decision, CheckpointPurpose.STOP, "the job cannot read its data")
 
 
 def _end_stopped(decision: Decision, how: str) -> None:

@@ -305,6 +305,8 @@ class TrainingEnded(_TrainerEvent):
     generation: GenerationNumber
     step: Step
     finished: bool
+    unreadable: str = ""
+    """What this member cannot read of its data, if that is why it left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -173,6 +173,7 @@ def _take_over(decision: Decision, generation: Generation) -> None:
     memory.blame = None
     memory.redone = False
     memory.ended.clear()
+    memory.unreadable = ""
     memory.snapshot = None
     memory.work_seconds.clear()
     memory.scores.clear()

@@ -398,6 +398,8 @@ class Memory:
     """Nodes that were said to wait for a partner."""
     ended: dict[TrainerId, bool] = field(default_factory=dict)
     """Members that left the loop in this generation; True when all steps were done."""
+    unreadable: str = ""
+    """Who of them cannot read what data, in words."""
     stop_sent: GenerationNumber = NO_GENERATION
     breaker_said: str = ""
     """What was last said of the circuit breaker."""

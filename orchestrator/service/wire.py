@@ -269,6 +269,7 @@ def _training_ended(message: pb.AgentMessage, envelope: checked.Envelope) -> eve
         generation=checked.generation("training_ended.generation", said.generation),
         step=checked.step("training_ended.step", said.step),
         finished=said.finished,
+        unreadable=checked.words(said.unreadable),
     )
 
 

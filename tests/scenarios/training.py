@@ -29,6 +29,8 @@ class Training:
         self.newest = NO_GENERATION
         """The generation whose commits count: who is cut off may train on in an older one, to no effect."""
         self.fail_checkpoints: set[TrainerId] = set()
+        self.unreadable: dict[TrainerId, str] = {}
+        """What members cannot read of their data: in the vote all learn of it, and leave before the step."""
         self.paused = False
         """Nobody gets on, although everybody looks alive."""
         self._controller = controller
@@ -239,7 +241,11 @@ class Training:
             and seat.trainer.broken != generation.number
             for seat in seats
         )
-        if together and not self._differ(generation, seats):
+        if together and self.unreadable:
+            for seat in seats:
+                seat.trainer.finished = True
+            self._idle(generation, seats)
+        elif together and not self._differ(generation, seats):
             self._commit(generation, seats)
 
     def _differ(self, generation: Generation, seats: list[Seat]) -> bool:
@@ -316,6 +322,7 @@ class Training:
                     generation=generation.number,
                     step=Step(trainer.step),
                     finished=trainer.step >= self._controller.spec.steps,
+                    unreadable=self.unreadable.get(trainer.id, ""),
                 )
         seats = self._seated(generation)
         if workers and seats:

@@ -321,9 +321,12 @@ class StepRedone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingEnded:
+    """A member left the loop; `unreadable` says what it cannot read of its data, if that is why."""
+
     generation: int
     step: int
     finished: bool
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,6 +134,10 @@ class Windows:
         """The tokens of some samples."""
         return batch_of([self.find(sample) for sample in ids], self._length, apart=self.apart)
 
+    def blank(self, count: int) -> Batch:
+        """In the shape of so many samples, for a step that will not count."""
+        return blank(count, self._length, apart=self.apart)
+
     def targets(self, ids: Sequence[int]) -> int:
         """How many tokens some samples predict: what a whole step's loss is divided by, on every member."""
         whole = len(ids) * self._length
@@ -154,6 +158,12 @@ def batch_of(found: Sequence[_Found], length: int, *, apart: bool) -> Batch:
     for row, (source, window) in enumerate(found):
         document_BC[row] = source.documents(window)
     return Batch(window_BC=torch.from_numpy(window_BC), document_BC=torch.from_numpy(document_BC))
+
+
+def blank(count: int, length: int, *, apart: bool) -> Batch:
+    """Windows of zeros."""
+    window_BC = torch.zeros(count, length + 1, dtype=torch.int64)
+    return Batch(window_BC=window_BC, document_BC=torch.zeros_like(window_BC) if apart else None)
 
 
 class HeldOut:
@@ -178,6 +188,10 @@ class HeldOut:
         borders = sum(source.boundaries(window) for source, window in self.windows) if apart else 0
         self.targets = len(self.windows) * length - borders
         """Tokens that are predicted."""
+
+    def blank(self, count: int) -> Batch:
+        """In the shape of so many windows, for a measurement that will not count."""
+        return blank(count, self.length, apart=self._apart)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Some of the windows."""

@@ -34,7 +34,7 @@ from worker.training.orders import Orders
 from worker.training.regroup import Entry
 from worker.training.saving import Saves
 from worker.training.snapshots import Snapshots
-from worker.training.step import NotFinite, Session, run_step
+from worker.training.step import DataUnreadable, NotFinite, Session, run_step
 from worker.training.tally import Pending, Tally
 
 _REPORTERS = 4
@@ -99,8 +99,15 @@ class Loop:
             seen, idle = assignment.number, None
             try:
                 session = self._enter(assignment)
-                finished = self._train(session, assignment)
-                self._report(TrainingEnded(generation=seen, step=session.state.version, finished=finished))
+                finished, unreadable = self._train_on(session, assignment)
+                self._report(
+                    TrainingEnded(
+                        generation=seen,
+                        step=session.state.version,
+                        finished=finished,
+                        unreadable=unreadable,
+                    )
+                )
                 idle = self._idle_work(assignment)
             except GenerationEnded:
                 continue
@@ -141,6 +148,14 @@ class Loop:
             )
         )
         return session
+
+    def _train_on(self, session: Session, assignment: Assignment) -> tuple[bool, str]:
+        """As `_train`; and what of its data this member cannot read. All leave then, in the state before that step."""
+        try:
+            return self._train(session, assignment), ""
+        except DataUnreadable as error:
+            session.check.compare_at_boundary(session.group, session.state)
+            return False, error.words
 
     def _train(self, session: Session, assignment: Assignment) -> bool:
         """Steps until the job is done (True) or stopped (False)."""

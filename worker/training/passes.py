@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.data.windows import Windows
+from worker.data.errors import DataDamaged
+from worker.data.windows import Batch, Windows
 from worker.model.objective import ChunkPass, Scale, chunk_pass
 from worker.model.router import ForwardContext
 from worker.model.stages import Stages
@@ -40,6 +41,8 @@ class Sums:
     """That the whole step predicts: what its loss is divided by."""
     tokens: int = 0
     """That this member predicted."""
+    unreadable: str = ""
+    """What could not be read of the samples, in words: then nothing here counts."""
     finite: bool = True
     """Of loss and gradients as this member computed them."""
 
@@ -96,7 +99,7 @@ class StepPasses:
         ids = work.batch.microbatch_ids(work.step, microbatch) if microbatch is not None else range(0)
         # Only the ends of the model look at the text, and every chunk at where documents end, if that is to be seen.
         looked_at = ids if chunk.first or chunk.last or work.windows.apart else range(0)
-        batch = work.windows.batch(looked_at).to(work.to_device)
+        batch = self._read(looked_at).to(work.to_device)
         if not chunk.first:
             x = (self.room()[:0] if x is None else x).requires_grad_()
         context = ForwardContext(step=work.step, microbatch=microbatch or 0, document_BC=batch.document_BC)
@@ -109,6 +112,15 @@ class StepPasses:
             sums.tokens += work.windows.targets(ids)
             sums.samples.extend(sample - self._first_sample for sample in ids)
         return None if out.y_BSD is None else out.y_BSD.detach()
+
+    def _read(self, ids: range) -> Batch:
+        """The samples; blank ones where they are damaged, so that the others need not wait: all learn of it in the
+        vote."""
+        try:
+            return self._work.windows.batch(ids)
+        except DataDamaged as error:
+            self.sums.unreadable = str(error)
+            return self._work.windows.blank(len(ids))
 
     def backward(self, turn: Turn, microbatch: int | None, gradient: Tensor | None) -> Tensor | None:
         """See `pipeline.Passes`."""

@@ -40,6 +40,14 @@ class NotFinite(Exception):
         self.culprit = tally.culprit
 
 
+class DataUnreadable(Exception):
+    """Some member cannot read its data: nothing is committed. All members know it; `words` are of those that cannot."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(words or "another member cannot read its data")
+        self.words = words
+
+
 def _whose(tally: Tally) -> str:
     return "" if tally.culprit == NOBODY else f" on rank {tally.culprit} alone"
 
@@ -78,8 +86,8 @@ class Session:
 def run_step(session: Session, step: int, pending: dict[Pending, str]) -> tuple[StepCommitted, Tally]:
     """Train step `step` and commit it.
 
-    Raises GenerationEnded, CommunicationError (nothing was committed here; the gradients may be held), NotFinite or
-    ReplicasDiffer.
+    Raises GenerationEnded, CommunicationError (nothing was committed here; the gradients may be held), NotFinite,
+    DataUnreadable or ReplicasDiffer.
     """
     pulse = session.pulse
     began, waited = time.monotonic(), pulse.waited_seconds
@@ -151,6 +159,9 @@ def vote(session: Session, step: int, sums: Sums, pending: dict[Pending, str]) -
     group.settle()
     result = tuple(tally_V.tolist())
     tally = session.layout.read(result)
+    if tally.unreadable:
+        state.ready = -1
+        raise DataUnreadable(sums.unreadable)
     if tally.not_finite:
         state.ready = -1
         raise NotFinite(step, tally)
@@ -185,6 +196,7 @@ def _vote_of(session: Session, sums: Sums, pending: dict[Pending, str]) -> Vote:
         rank=rank,
         own_finite=sums.finite,
         sums_finite=finite,
+        unreadable=bool(sums.unreadable),
         pending=pending,
     )
 

@@ -50,7 +50,7 @@ class TallyLayout:
 
     @property
     def _pending_at(self) -> int:
-        return self._scalars_at + 6
+        return self._scalars_at + 7
 
     @property
     def _layers_at(self) -> int:
@@ -68,7 +68,7 @@ class TallyLayout:
             counts[index] += 1.0
         culprit = 0.0 if vote.own_finite else float(vote.rank + 1)
         doubts = [float(not vote.own_finite), culprit, float(not vote.sums_finite)]
-        scalars = [vote.dense_norm_squared, vote.loss, float(vote.tokens), *doubts]
+        scalars = [vote.dense_norm_squared, vote.loss, float(vote.tokens), *doubts, float(vote.unreadable)]
         values = [*vote.expert_norms_squared, *map(float, vote.expert_load), *counts, *scalars, *pending]
         values += [float(count) for layer in vote.layer_load for count in layer]
         assert len(values) == self.length, "a vote fills the layout"
@@ -83,6 +83,7 @@ class TallyLayout:
             loss=values[at + 1],
             tokens=round(values[at + 2]),
             not_finite=values[at + 3] != 0.0 or values[at + 5] != 0.0,
+            unreadable=values[at + 6] != 0.0,
             culprit=round(values[at + 4]) - 1 if values[at + 3] == 1.0 else NOBODY,
             expert_load=tuple(round(value) for value in values[self.experts : self._counts_at]),
             sample_counts=tuple(round(value) for value in values[self._counts_at : at]),
@@ -114,6 +115,8 @@ class Vote:
     sums_finite: bool
     """The norms that this member has worked out, of what was summed."""
     pending: dict[Pending, str]
+    unreadable: bool = False
+    """Some data of this member could not be read: what it computed is not of the samples."""
     layer_load: Sequence[Sequence[int]] = ()
     """By layer of the whole model, zeros for those of other stages."""
 
@@ -128,6 +131,8 @@ class Tally:
     """Mean cross entropy per token, in nats."""
     tokens: int
     not_finite: bool
+    unreadable: bool
+    """Some member could not read its samples."""
     culprit: int
     """The one rank whose own numbers are not finite; `NOBODY` if there is none, or more than one."""
     expert_load: tuple[int, ...]

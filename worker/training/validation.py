@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from worker.agent.messages import Validated
 from worker.data.config import ValidationConfig
+from worker.data.errors import DataDamaged
 from worker.data.windows import Batch, HeldOut
 from worker.model.objective import NOT_PREDICTED, targets
 from worker.model.router import ForwardContext
@@ -34,6 +35,7 @@ from worker.parallel.groups import Group
 from worker.parallel.pipeline import Line, line_of
 from worker.parallel.pulse import Pulse
 from worker.parallel.schedule import Kind, Pass, Schedule, Turn, plan
+from worker.training.step import DataUnreadable
 
 PHASE = "validation"
 """Where an injected failure strikes; for everybody else the trainer stands at a boundary."""
@@ -102,10 +104,14 @@ class Validation:
                 pipeline.run(line, passes, group)
         finally:
             model.train(was_training)
-        group.all_reduce(passes.nats_M)
+        unreadable = torch.tensor([float(bool(passes.unreadable))], dtype=torch.float64)
+        sums = torch.cat([passes.nats_M, group.to_device(unreadable)])
+        group.all_reduce(sums)
         group.settle()
-        found: list[float] = passes.nats_M.tolist()
-        return found
+        *found, damaged = sums.tolist()
+        if damaged:
+            raise DataUnreadable(passes.unreadable)
+        return list(found)
 
 
 def _all_have(group: Group, mine: bool) -> bool:
@@ -139,6 +145,7 @@ class _ForwardPasses:
         self._batch, self._step = batch, step
         self._shape = (batch, held_out.length, config.width)
         self._dtype = config.precision.compute_dtype
+        self.unreadable = ""
         self.nats_M = torch.zeros(count, dtype=torch.float64, device=measuring.group.device)
 
     def room(self) -> Tensor:
@@ -175,7 +182,15 @@ class _ForwardPasses:
             return self._held_out.batch(()).to(move), 0
         first, last = microbatch * self._batch, len(self._held_out.windows) - 1
         numbers = [min(number, last) for number in range(first, first + self._batch)]
-        return self._held_out.batch(numbers).to(move), min(self._batch, last + 1 - first)
+        return self._read(numbers).to(move), min(self._batch, last + 1 - first)
+
+    def _read(self, numbers: list[int]) -> Batch:
+        """As in training: blank ones for those that are damaged, of which all learn in the sum."""
+        try:
+            return self._held_out.batch(numbers)
+        except DataDamaged as error:
+            self.unreadable = str(error)
+            return self._held_out.blank(len(numbers))
 
     def backward(self, turn: Turn, microbatch: int | None, gradient: Tensor | None) -> Tensor | None:
         """Nobody asks for it: the schedule has no backward turn."""

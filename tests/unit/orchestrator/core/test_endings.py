@@ -57,6 +57,50 @@ def test_end_that_was_told_to_nobody_shows_in_heartbeats(make_training: MakeWorl
     assert job_state(world) is JobState.FINISHED
 
 
+DAMAGED = "data.path is 'a.tokens': a.tokens is damaged in the 262144 bytes after 4096; copy it again"
+
+
+def test_data_that_cannot_be_read_ends_the_job_with_all_of_it_on_disk(make_training: MakeWorld) -> None:
+    """One error that says what to do; no incident, no restart, and nothing to compute again."""
+    world = make_training()
+    world.training.unreadable[TRAINER_2] = DAMAGED
+    world.run(4.0)
+    assert job_state(world) is JobState.FAILED
+    (checkpoint,) = world.state.checkpoints.values()
+    assert checkpoint.state is CheckpointState.SEALED
+    assert checkpoint.step == world.training.committed == world.state.committed == 4
+    assert world.ended is not None and not world.ended.succeeded
+    assert f"node-2/0 cannot read its data: {DAMAGED}" in world.ended.reason
+    assert f"{checkpoint.name} holds all 4 committed steps" in world.ended.reason
+    assert world.incidents == [] and not world.performed(actions.RestartTrainer)
+
+
+def test_data_that_cannot_be_read_ends_the_job_without_a_disk_for_checkpoints(
+    make_training: MakeWorld,
+) -> None:
+    world = make_training()
+    world.training.unreadable[TRAINER_2] = DAMAGED
+    world.training.fail_checkpoints.add(TRAINER_1)
+    world.run(12.0)
+    assert job_state(world) is JobState.FAILED
+    assert world.ended is not None and "no space left on device" in world.ended.reason
+
+
+def test_members_that_cannot_read_their_data_are_found_so_by_another_controller(
+    make_training: MakeWorld,
+) -> None:
+    """It happened while there was none."""
+    world = make_training()
+    world.training.unreadable[TRAINER_2] = DAMAGED
+    world.agents.forgetful = True
+    world.stop_controller()
+    world.run(4.0)
+    world.start_controller()
+    world.run(4.0)
+    assert job_state(world) is JobState.FAILED
+    assert world.ended is not None and "holds all 4 committed steps" in world.ended.reason
+
+
 def test_stop_ends_at_a_boundary_with_all_of_it_on_disk(make_training: MakeWorld) -> None:
     """Nothing that was computed is computed again by whoever resumes."""
     world = make_training()

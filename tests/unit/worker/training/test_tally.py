@@ -43,6 +43,11 @@ def test_norm_loss_and_counts_are_summed() -> None:
     assert not tally.not_finite
 
 
+def test_one_member_that_cannot_read_its_samples_speaks_for_all() -> None:
+    assert LAYOUT.read(total(vote(), vote(unreadable=True))).unreadable
+    assert not LAYOUT.read(total(vote(), vote())).unreadable
+
+
 def test_the_load_by_layer_is_summed_over_members_and_stages() -> None:
     """Each member adds to the layers of its stage."""
     layout = TallyLayout(experts=4, samples=4, layers=2, layer_experts=2)
