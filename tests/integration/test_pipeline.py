@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from tests.integration.pipeline_ranks import Case, Result, plain, staged
+from tests.unit.worker.data.corpora import random_documents, write_tokens
 from tests.unit.worker.model.models import small_config
+from worker.data.tokenfile import TOKENS_AT
 from worker.model.config import Precision
 from worker.parallel.schedule import Kind
 
@@ -43,6 +45,8 @@ def assert_counts(results: list[Result], oracle: Result, case: Case) -> None:
     load = torch.stack([result.sums.expert_load for result in results]).sum(0)
     by_expert = load.view(len(case.widths), case.config.experts).sum(0)
     assert torch.equal(by_expert, oracle.sums.expert_load)
+    by_layer = torch.stack([result.sums.layer_load_LE for result in results]).sum(0)
+    assert torch.equal(by_layer, oracle.sums.layer_load_LE)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +104,22 @@ def test_activations_travel_in_the_type_of_computation(text: Path) -> None:
     for result in results:
         for name, value in result.dense.items():
             assert torch.equal(value, oracle.dense[name]), name
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["joined", "apart"])
+@pytest.mark.parametrize("widths", [(2,), (2, 1)], ids=["flat", "two-stages"])
+def test_a_rank_that_cannot_read_its_samples_lets_no_other_wait(
+    widths: tuple[int, ...], apart: bool, tmp_path: Path
+) -> None:
+    """It computes on blank ones, and has in words what the vote will tell the others."""
+    config = small_config(layers=2)
+    path = write_tokens(
+        tmp_path / "a.tokens", random_documents(40, vocabulary=200), vocabulary=config.vocabulary
+    )
+    case = Case(config=config, text=path, widths=widths, microbatches=5, apart=apart)
+    content = bytearray(path.read_bytes())
+    content[TOKENS_AT + 10] ^= 1
+    path.write_bytes(content)
+    results = staged(case)
+    assert all("a.tokens is damaged in the" in result.sums.unreadable for result in results)
+    assert all("copy it again" in result.sums.unreadable for result in results)
