@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from orchestrator import expert_choice
 from orchestrator.beginnings import Beginning, First, beginning, first_events, job_file, prepare_workdir
 from orchestrator.cluster import devices
 from orchestrator.cluster.kube.pods import Attached, PodCluster
@@ -30,8 +31,9 @@ from orchestrator.controller.runner import Chore, Runner
 from orchestrator.controller.validations import VALIDATIONS_FILE
 from orchestrator.core.machine import Machine
 from orchestrator.core.spec import JobSpec
-from orchestrator.core.state import ClusterState, JobState
+from orchestrator.core.state import ClusterState, Job, JobState
 from orchestrator.dashboard.web import Web, WebError
+from orchestrator.jobfile import JobFileError
 from orchestrator.loggers import wandb_logger
 from orchestrator.loggers.chosen import loggers_of
 from orchestrator.loggers.logger import Logger
@@ -177,6 +179,7 @@ def _run_as_the_one(
             nodes_live = not settings.starts_agents or bool(living_nodes(settings.workdir))
             if found is not None and state.job is not None:
                 spec = None  # what has changed in the object since is heeded while the job runs
+            spec = _with_experts(spec, state.job, lease, settings)
             begin = beginning(settings, spec, state.job, nodes_live=nodes_live)
             chosen = spec or (state.job.spec if state.job else None)
             assert chosen is not None, "beginning() refuses to begin without a job"
@@ -207,6 +210,19 @@ def _run_as_the_one(
     if end.error is not None:
         return exit_code(end.error)
     return ExitCode.OK if end.succeeded else ExitCode.FAILED
+
+
+def _with_experts(
+    spec: JobSpec | None, stored: Job | None, lease: ControllerLease, settings: Settings
+) -> JobSpec | None:
+    """The job with its experts chosen, if it leaves that to a sample. Raises SettingsError."""
+    if spec is None:
+        return None
+    try:
+        return expert_choice.settled(spec, stored.spec if stored else None, waiting=lease.keep)
+    except JobFileError as error:
+        words = f"cannot run, nothing was started:\n{error}"
+        raise SettingsError("--job", settings.job_file, words) from error
 
 
 def _acquire(lease: ControllerLease, settings: Settings) -> None:

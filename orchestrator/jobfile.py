@@ -159,14 +159,23 @@ def _list_entry(place: object, number: str) -> object | None:
 
 def _settle_data_paths(mapping: dict[str, Any], folder: Path) -> None:
     """Make the paths of data absolute: the trainers run in other directories."""
-    for place in _data_places(mapping):
-        path = place["path"]
+    for place, name in _named_data(mapping):
+        path = place[name]
         if not path.strip() or path == STANDARD_LIBRARY or "://" in path:
             continue
         local = Path(path).expanduser()
         beside = folder / local
         chosen = beside if not local.is_absolute() and not _matches(local) and _matches(beside) else local
-        place["path"] = str(chosen.absolute())
+        place[name] = str(chosen.absolute())
+
+
+def _named_data(mapping: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every mapping of a job that names data, and under which name."""
+    yield from ((place, "path") for place in _data_places(mapping))
+    trainable = mapping.get("trainable")
+    affinity = trainable.get("affinity") if isinstance(trainable, dict) else None
+    if isinstance(affinity, dict) and isinstance(affinity.get("sample"), str):
+        yield affinity, "sample"
 
 
 def _data_places(mapping: dict[str, Any]) -> list[dict[str, Any]]:
@@ -218,6 +227,7 @@ def _base_problems(spec: JobSpec) -> tuple[Problem, ...]:
 
 def _data_problems(spec: JobSpec) -> tuple[Problem, ...]:
     named = [("data.path", spec.data.path), ("validation.path", spec.validation.path)]
+    named += [("trainable.affinity.sample", spec.trainable.affinity.sample)]
     named += [(f"data.sources.{number}.path", each.path) for number, each in enumerate(spec.data.sources)]
     found = []
     for name, path in named:

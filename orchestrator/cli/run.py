@@ -13,12 +13,13 @@ import click
 from rich.console import Console
 from rich.panel import Panel
 
+from orchestrator import expert_choice
 from orchestrator.cli import job as jobs
 from orchestrator.cli import rows
 from orchestrator.cli import workdir as workdirs
 from orchestrator.cli.certificates import of_a_run
 from orchestrator.cli.connection import TLS_FOLDER, ClientTls, read_token
-from orchestrator.cli.errors import CliError, ExitCode
+from orchestrator.cli.errors import CliError, ExitCode, JobRefused
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.listening import refuse_unlistenable
 from orchestrator.cli.options import PATH, job_options, token_option
@@ -27,6 +28,7 @@ from orchestrator.cli.screen import open_screen
 from orchestrator.cli.session import Outcome, Plan, Session
 from orchestrator.cli.validate import in_words
 from orchestrator.core.spec import JobSpec
+from orchestrator.jobfile import JobFileError
 
 _PANEL_CELLS = 4
 """Border and padding of the report's panel."""
@@ -114,6 +116,7 @@ def run(
     else:
         spec = jobs.load(config, changes)
         directory = workdirs.choose(spec.name, workdir, time.time())
+    spec = _with_experts(spec)
     _refuse_unwritable_files(summary, record_svg)
     _make_ready(directory, spec, listen=listen, resumed=resume is not None, changed=not changes.none)
     plan = Plan(
@@ -127,6 +130,20 @@ def run(
     )
     job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
     sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
+
+
+def _with_experts(spec: JobSpec) -> JobSpec:
+    """The job with its experts chosen, if it leaves that to a sample. Raises JobRefused."""
+    if not expert_choice.is_open(spec):
+        return spec
+    console = Console(highlight=False)
+    _say(console, f"choosing experts by {spec.trainable.affinity.sample}")
+    try:
+        found = expert_choice.settled(spec)
+    except JobFileError as error:
+        raise JobRefused(spec.name, error.problems) from error
+    _say(console, f"to be trained: experts {', '.join(map(str, found.trainable.experts))}")
+    return found
 
 
 def _make_ready(directory: Path, spec: JobSpec, *, listen: str, resumed: bool, changed: bool) -> None:

@@ -191,12 +191,36 @@ class InitSpec:
     """A sealed checkpoint of the same model, or a workdir for its newest one; empty for what the seed gives."""
 
 
+class AffinityScore(Enum):
+    """What an expert's affinity to a task is measured by."""
+
+    GATE = "gate"
+    """The mean weight that the router gives to it."""
+    TOKENS = "tokens"
+    """Its share of all choices."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffinitySpec:
+    """Experts chosen by what a sample of the task asks for, before the first step (ESFT, arXiv 2407.01906)."""
+
+    sample: str = ""
+    """Text of the task, as `data.path`; empty where `experts` are named."""
+    threshold: float = 0.2
+    """Chosen are the fewest experts that reach this share of all scores together, in each stage."""
+    score: AffinityScore = AffinityScore.GATE
+    windows: int = 64
+    """Of the model's context, spread evenly over the sample."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainableSpec:
     """What is trained of a model that is there already (`init.checkpoint`); the rest stays as it is, bit for bit."""
 
     experts: tuple[int, ...] = ()
-    """Only these experts, in all layers; empty for the whole model. `understudy affinity` proposes some for a task."""
+    """Only these experts, in all layers; empty for the whole model, or for those that `affinity` chooses: they stand
+    here from then on, and are not chosen again."""
+    affinity: AffinitySpec = field(default_factory=AffinitySpec)
 
 
 class Recompute(Enum):

@@ -83,6 +83,7 @@ def problems(spec: JobSpec) -> tuple[Problem, ...]:
         *_pipeline(spec),
         *_optimizer(spec),
         *_trainable(spec),
+        *_affinity(spec),
         *_logging(spec),
         *_device_memory(spec),
         *_timeouts(spec.timeouts),
@@ -273,6 +274,18 @@ def _trainable(spec: JobSpec) -> Iterator[type_of_relation]:
     if chosen and not spec.init.checkpoint:
         remedy = "all else would stay random: name a trained model with init.checkpoint"
         yield (field,), Problem(field=field, value=list(chosen), remedy=remedy)
+
+
+def _affinity(spec: JobSpec) -> Iterator[type_of_relation]:
+    asked = spec.trainable.affinity
+    if asked.threshold > 1.0:
+        field = "trainable.affinity.threshold"
+        remedy = "give a share of all scores, more than 0 and at most 1"
+        yield (field,), Problem(field=field, value=asked.threshold, remedy=remedy)
+    if asked.sample and not spec.init.checkpoint:
+        remedy = "experts are chosen in a model that is there already: name it with init.checkpoint"
+        field = "trainable.affinity.sample"
+        yield (field,), Problem(field=field, value=asked.sample, remedy=remedy)
 
 
 def _logging(spec: JobSpec) -> Iterator[type_of_relation]:
