@@ -111,7 +111,8 @@ def main(
     print(f"seed {seed}, runs in {folder}", file=said, flush=True)
     job = _job(config)
     own = job.get("pipeline", {}).get("stages", 1) > 1  # whoever names stages wants these
-    most_stages = 1 if own else min(MOST_STAGES, job["model"]["layers"])
+    most_stages = SHORT.draw.most_stages if short else MOST_STAGES
+    most_stages = 1 if own else min(most_stages, job["model"]["layers"])
     draw = Draw(kinds=kinds, nodes=nodes, most_strikes=strikes, most_stages=most_stages)
     asked = _asked(config, kinds, nodes, strikes)
     results: list[RunResult] = []

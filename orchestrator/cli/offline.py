@@ -45,11 +45,27 @@ def _handed_on(*program: str, short_help: str, job_files: bool = False) -> click
 
 def _with_job(arguments: tuple[str, ...]) -> tuple[list[str], str | None]:
     """A job file among the arguments becomes the job itself, on standard input. Raises JobRefused."""
-    for place, word in enumerate(arguments):
+    others, overrides = _without_overrides(arguments)
+    for place, word in enumerate(others):
         if word.endswith(_JOB_FILES) and Path(word).is_file():
-            words = [*arguments[:place], "--job", "-", *arguments[place + 1 :]]
-            return words, json.dumps(to_mapping(job.load(word, job.Changes())))
+            words = [*others[:place], "--job", "-", *others[place + 1 :]]
+            return words, json.dumps(to_mapping(job.load(word, job.Changes(overrides=overrides))))
     return list(arguments), None
+
+
+def _without_overrides(arguments: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Everything else, and what `--set` says, in either of its two forms."""
+    others: list[str] = []
+    overrides: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word.startswith("--set="):
+            overrides.append(word.removeprefix("--set="))
+        elif word == "--set" and (following := next(words, None)) is not None:
+            overrides.append(following)
+        else:
+            others.append(word)
+    return others, overrides
 
 
 show = _handed_on("checkpoint", "show", short_help="What a checkpoint holds.")

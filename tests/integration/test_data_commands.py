@@ -197,6 +197,22 @@ def test_understudy_hands_a_job_s_data_on(lines: Path, tokenizer: Path, tmp_path
         ("two", 0.25, 60),
     ]
     assert found["held_out_windows"] == 8 and found["vocabulary"] == 300
+    changed = [
+        *PROGRAM,
+        "data",
+        "inspect",
+        str(job),
+        "--set",
+        "steps=5",
+        "--set=batch.microbatches=8",
+        "-o",
+        "json",
+    ]
+    found = json.loads(subprocess.run(changed, capture_output=True, text=True, check=True).stdout)
+    assert [each["samples"] for each in found["sources"]] == [60, 20]
+    wrong = [*PROGRAM, "data", "inspect", str(tmp_path / "one"), "--set", "steps=5"]
+    done = subprocess.run(wrong, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--set is 'steps=5'" in done.stderr
     helped = subprocess.run(
         [*PROGRAM, "data", "prepare", "--help"], capture_output=True, text=True, check=True
     )

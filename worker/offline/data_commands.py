@@ -126,6 +126,10 @@ def _print_prepared(given: argparse.Namespace, out: Path, made: Prepared) -> Non
 def _inspect(given: argparse.Namespace) -> int:
     from worker.offline import inspection  # loads torch, which `prepare` does without
 
+    if given.overrides:  # those of a job file are in the job by now
+        raise ValueError(
+            f"--set is {given.overrides[0]!r}: it overrides a field of a job file, and none is named"
+        )
     if given.job is not None:
         job: Any = json.loads(sys.stdin.read() if given.job == "-" else given.job)
         found = inspection.of_job(job, windows=given.windows)
@@ -204,7 +208,8 @@ def _add_inspect(commands: Any) -> None:
             "DATA is what data.path may be, or a job file (.yaml), for the sources, weights and epochs of that job.\n\n"
             "examples:\n"
             "  understudy data inspect OUT --verify\n"
-            "  understudy data inspect job.yaml -o json"
+            "  understudy data inspect job.yaml -o json\n"
+            "  understudy data inspect job.yaml --set data.path=OUT --set steps=5000"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -218,5 +223,13 @@ def _add_inspect(commands: Any) -> None:
         "--windows", type=int, default=3, metavar="N", help="first samples to decode (default: %(default)s)"
     )
     command.add_argument("--verify", action="store_true", help="read every byte of token files")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a field of the job file, for example --set data.path=OUT; repeatable",
+    )
     command.add_argument("-o", "--output", choices=("table", "json"), default="table")
     command.set_defaults(run=_inspect)

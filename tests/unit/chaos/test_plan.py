@@ -21,8 +21,9 @@ def test_every_kind_has_its_turn_before_long() -> None:
 
 def test_the_short_part_has_every_kind() -> None:
     """A kind that is added draws other plans: look for another seed then."""
-    drawn = [each for plan in islice(runs(SHORT.seed, SHORT.draw), SHORT.runs) for each in plan.strikes]
-    assert {each.kind for each in drawn} == set(Kind)
+    plans = list(islice(runs(SHORT.seed, SHORT.draw), SHORT.runs))
+    assert {each.kind for plan in plans for each in plan.strikes} == set(Kind)
+    assert {plan.stages for plan in plans} == {1, 2}, "with a pipeline and without"
 
 
 def test_enough_nodes_live_whatever_is_drawn() -> None:
