@@ -228,7 +228,8 @@ def _shard_written(message: pb.AgentMessage, envelope: checked.Envelope) -> even
         step=checked.step("shard_written.step", said.step),
         name=checked.folder("shard_written.name", said.name),
         rank=checked.count("shard_written.rank", said.rank),
-        shard=checked.document("shard_written.shard", said.shard),
+        # A rank that holds nothing of what is trained has nothing to write, and says so with an empty shard.
+        shard=checked.document("shard_written.shard", said.shard) if said.shard else "",
         bytes=checked.count("shard_written.bytes", said.bytes),
         stall_seconds=(
             checked.seconds("shard_written.stall_seconds", said.stall_seconds)

@@ -115,7 +115,8 @@ REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = 
     events.PartsAcquired: {**source, "acquisition": names, "version": steps},
     events.AcquisitionFailed: {**source, "acquisition": names, "reason": words},
     events.ShardWritten: {
-        **source, **place, "request": names, "name": folders, "rank": counts, "shard": names, "bytes": steps,
+        **source, **place, "request": names, "name": folders, "rank": counts, "bytes": steps,
+        "shard": st.just("") | names,  # empty: nothing to write
     },
     events.CheckpointFailed: {**source, "request": names, "reason": words},
     events.CheckpointSealed: {
