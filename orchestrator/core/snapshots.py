@@ -171,10 +171,11 @@ def last_at(state: ClusterState) -> float:
 
 def costs(state: ClusterState) -> tuple[SaveCost, ...]:
     """What the last ones took; under a new controller, as far as those that are held say it."""
-    held = tuple(
+    if state.memory.snapshot_costs:
+        return state.memory.snapshot_costs
+    return tuple(
         SaveCost(stall_seconds=each.stall_seconds, work_seconds=None) for each in known(state) if each.whole
     )
-    return state.memory.snapshot_costs or held
 
 
 def _cadence(decision: Decision) -> cadence.Cadence:

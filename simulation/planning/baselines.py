@@ -15,7 +15,7 @@ from orchestrator.core.intervals import efficiency, young_daly_seconds
 from orchestrator.core.spec import CheckpointMode
 from simulation.planning.costs import Costs
 from simulation.planning.failures import Failure
-from simulation.planning.meter import Cause, Census, Meter
+from simulation.planning.meter import Cause, Census, Meter, Stalls
 from simulation.planning.scenario import Scenario
 from simulation.planning.training import Doing, Training, speed_of
 
@@ -153,7 +153,9 @@ class _Restarting:
                 stalled = whole * self._saving.stall_seconds
                 if not self._training.pauses:
                     span = target - self._now
-                    self._training.advance_over_checkpoints(self._now, span, self._census(), stalled)
+                    self._training.advance_over_saves(
+                        self._now, span, self._census(), Stalls(checkpoints=stalled)
+                    )
                     self._now = target
                     self._due = target
             self._spend(self._due)

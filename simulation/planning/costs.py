@@ -51,6 +51,8 @@ class Costs:
     stage_gigabytes_per_second: Cost
     write_gigabytes_per_second: Cost
     read_gigabytes_per_second: Cost
+    hold_gigabytes_per_second: Cost
+    recall_gigabytes_per_second: Cost
     link_gigabytes_per_second: Cost
     trainer_start_seconds: Cost
     node_start_seconds: Cost
@@ -80,6 +82,14 @@ class Costs:
     def read(self, gigabytes: float) -> float:
         """One node's part of a restore."""
         return gigabytes / self.read_gigabytes_per_second.value
+
+    def hold(self, gigabytes: float) -> float:
+        """One GPU's part of a snapshot, until a buddy holds it too."""
+        return gigabytes / self.hold_gigabytes_per_second.value
+
+    def recall(self, gigabytes: float) -> float:
+        """One GPU's part of a restore from host memory."""
+        return gigabytes / self.recall_gigabytes_per_second.value
 
     def send(self, gigabytes: float) -> float:
         """So much from or to one GPU over the network."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from orchestrator.core.events import TrainerPhase, TrainerStatus
+from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of, trainer_id
 from orchestrator.core.spec import ClusterSpec
 from orchestrator.core.spec_rules import node_ids
@@ -41,6 +42,8 @@ class Node:
     """Failed, and not repaired yet."""
     starts: int = 0
     trainers: list[Trainer] = field(default_factory=list)
+    held: tuple[HeldShard, ...] = ()
+    """Of snapshots, in the memory of its agent."""
 
     @property
     def incarnation(self) -> str:
@@ -57,6 +60,7 @@ class Node:
         self.up = self.registered = False
         self.away = True
         self.trainers = []
+        self.held = ()
 
 
 class Fleet:

@@ -33,5 +33,6 @@ def job_of(scenario: Scenario) -> JobSpec:
         batch=BatchSpec(microbatches=training.microbatches_per_gpu * cluster.gpus),
         model=ModelSpec(experts=cluster.experts),
         checkpoint=CheckpointSpec(interval_seconds=WHEN_ASKED_SECONDS, keep=scenario.checkpoint.keep),
+        snapshot=scenario.snapshot,
         timeouts=scenario.timeouts,
     )

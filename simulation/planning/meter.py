@@ -26,10 +26,11 @@ class Cause(Enum):
     ROLLBACK = "rollback"
     """Committed steps given up by a restore."""
     RESTORE = "restore"
-    """Reading a checkpoint."""
+    """Reading a checkpoint, or a snapshot from host memory."""
     WAITING_FOR_NODES = "waiting_for_nodes"
     """No generation has a member: everybody who is there waits."""
     CHECKPOINT_STALL = "checkpoint_stall"
+    SNAPSHOT_STALL = "snapshot_stall"
     COPY_STALL = "copy_stall"
     """Donors copy state for a newcomer to host memory between two steps."""
     PROTECTION = "protection"
@@ -64,6 +65,21 @@ class Speed:
     """Of one step of an undisturbed cluster."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stalls:
+    """Seconds in which training stood still while state was saved."""
+
+    checkpoints: float = 0.0
+    snapshots: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.checkpoints + self.snapshots
+
+
+NO_STALLS = Stalls()
+
+
 @dataclass(slots=True, kw_only=True)
 class Bin:
     """A slice of the timeline."""
@@ -91,15 +107,22 @@ class Meter:
         self._spread(at, seconds, 0.0, census.members * seconds)
 
     def train(
-        self, census: Census, speed: Speed, steps: float, seconds: float, at: float, stalled: float = 0.0
+        self,
+        census: Census,
+        speed: Speed,
+        steps: float,
+        seconds: float,
+        at: float,
+        stalls: Stalls = NO_STALLS,
     ) -> None:
-        """Members trained `steps` (a fraction counts) in `seconds`, of which checkpoints took `stalled`."""
+        """Members trained `steps` (a fraction counts) in `seconds`, `stalls` among them."""
         useful = steps * speed.useful_gpu_seconds
         protection = steps * speed.protection_seconds * census.members
-        stall = stalled * census.members
+        stall = stalls.seconds * census.members
         self.gpu_seconds[Cause.USEFUL] += useful
         self.gpu_seconds[Cause.PROTECTION] += protection
-        self.gpu_seconds[Cause.CHECKPOINT_STALL] += stall
+        self.gpu_seconds[Cause.CHECKPOINT_STALL] += stalls.checkpoints * census.members
+        self.gpu_seconds[Cause.SNAPSHOT_STALL] += stalls.snapshots * census.members
         self.gpu_seconds[Cause.DEGRADED_CAPACITY] += census.members * seconds - useful - protection - stall
         self._others(Cause.USEFUL, census, seconds)
         self._spread(at, seconds, useful, census.members * seconds)

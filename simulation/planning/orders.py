@@ -15,16 +15,16 @@ from orchestrator.core.events import Event
 from orchestrator.core.ids import GenerationNumber, NodeId, Step, TrainerId, node_of
 from orchestrator.core.spec import JobSpec
 from orchestrator.core.state import NO_GENERATION, ClusterState, Generation, GenerationKind, Member
-from simulation.planning import checks
+from simulation.planning import checks, sizes
 from simulation.planning.costs import Costs
 from simulation.planning.fleet import Fleet, Node, Trainer
+from simulation.planning.host_memory import HostMemory
 from simulation.planning.meter import Cause
 from simulation.planning.scenario import Scenario
 from simulation.planning.training import Doing, Training
 
 SEAL_SECONDS = 0.05
 """Writing a manifest and renaming a folder."""
-DENSE = "dense"
 
 
 class Table(Protocol):
@@ -74,13 +74,14 @@ class Orders:
         self._requests: list[str] = []
         """Checkpoints that wait for a boundary."""
         self._writing = 0
+        self.memory = HostMemory(table)
 
     @property
     def busy(self) -> bool:
         """A checkpoint is being taken or written, or a boundary is waited for."""
-        return bool(self._requests or self._writing or self._boundary_due)
+        return bool(self._requests or self._writing or self._boundary_due) or self.memory.busy
 
-    def carry_out(self, orders: Sequence[Action]) -> None:  # noqa: C901 - a table, one row per action
+    def carry_out(self, orders: Sequence[Action]) -> None:  # noqa: C901, PLR0912 - a table, one row per action
         """All actions of one outcome."""
         copies: list[actions.Acquire] = []
         for order in orders:
@@ -99,6 +100,11 @@ class Orders:
                     self._fence(order.node)
                 case actions.TakeCheckpoint():
                     self._take(order.request)
+                case actions.TakeSnapshot():
+                    self.memory.take(order)
+                    self._await_boundary()
+                case actions.DropSnapshots():
+                    self.memory.drop(order)
                 case actions.SealCheckpoint():
                     self._table.later(SEAL_SECONDS, partial(self._seal, order))
                 case actions.RollBackLedger():
@@ -111,8 +117,6 @@ class Orders:
                     | actions.StopNode()
                     | actions.StopTraining()
                     | actions.DeleteCheckpoint()
-                    | actions.TakeSnapshot()
-                    | actions.DropSnapshots()
                     | actions.SetTimeouts()
                 ):
                     pass  # configs are known, a job that ends ends the game, a deletion disturbs nobody
@@ -156,6 +160,7 @@ class Orders:
             agent_pid=1,
             generation=NO_GENERATION,
             trainers=self._statuses(node),
+            memory_address=f"{node.id}:memory",
         )
         for process in node.trainers:
             self._warm_up(node, process)
@@ -268,6 +273,7 @@ class Orders:
             return
         training.planned = None
         self._requests.clear()
+        self.memory.forget()
         self._table.stop_training(Doing.REGROUPING)
         self._enter(generation)
 
@@ -282,12 +288,19 @@ class Orders:
         self._release(generation)
         restores = generation.kind is GenerationKind.RESTORE
         training.doing = Doing.RESTORING if restores else Doing.REGROUPING
-        reading = table.costs.read(self._fullest_node(generation, shared=False)) if restores else 0.0
+        reading = self._reading(generation) if restores else 0.0
         table.restores += restores
         regrouping = table.costs.regroup(len(generation.members))
         if restores:
             table.later(reading, lambda: self._regroup(generation))
         table.later(reading + regrouping, lambda: self._join(generation))
+
+    def _reading(self, generation: Generation) -> float:
+        """Seconds until all members have what they go back to, from their agents' memory or from storage."""
+        if generation.restore_shards:
+            return self.memory.recall_seconds(generation)
+        training = self._table.scenario.training
+        return self._table.costs.read(sizes.fullest_node(training, generation, shared=False))
 
     def _regroup(self, generation: Generation) -> None:
         training = self._table.training
@@ -362,7 +375,8 @@ class Orders:
         table.report_steps()
         requests, self._requests = self._requests, []
         for request in requests:
-            self._snapshot(request)
+            self._save(request)
+        self.memory.at_boundary()
         planned = training.planned
         if planned is not None:
             training.planned = None
@@ -380,7 +394,7 @@ class Orders:
         for order in orders:
             for donor in order.donors:
                 for part in donor.parts:
-                    size = self._size(part)
+                    size = sizes.of_part(table.scenario.training, part)
                     given.setdefault(donor.trainer, {})[part] = size
                     sent[donor.trainer] = sent.get(donor.trainer, 0.0) + size
                     received[order.trainer] = received.get(order.trainer, 0.0) + size
@@ -403,23 +417,18 @@ class Orders:
                 node, process, events.PartsAcquired, acquisition=order.acquisition, version=version
             )
 
-    def _size(self, part: str) -> float:
-        training = self._table.scenario.training
-        return training.dense_gigabytes if part == DENSE else training.expert_gigabytes
-
     # ---- checkpoints ----
 
     def stall_seconds(self) -> float:
         """How long a checkpoint stops training."""
-        generation = self._table.training.generation
-        return self._table.costs.stage(self._fullest_gpu(generation)) if generation is not None else 0.0
+        return self.memory.stall_seconds()
 
     def checkpoint_seconds(self) -> float:
         """From a checkpoint's timer to its seal, at most: a step to the boundary, the stall, the writing."""
         generation = self._table.training.generation
         if generation is None or not generation.members:
             return 0.0
-        writing = self._table.costs.write(self._fullest_node(generation, shared=True))
+        writing = self._table.costs.write(self._fullest_node(generation))
         waiting = 2 * self._table.training.speed.step_seconds
         return waiting + self.stall_seconds() + writing + SEAL_SECONDS
 
@@ -428,7 +437,7 @@ class Orders:
             self._requests.append(request)
             self._await_boundary()
 
-    def _snapshot(self, request: str) -> None:
+    def _save(self, request: str) -> None:
         """All members copy their shares to host memory, and write them while they train on."""
         table, training = self._table, self._table.training
         generation = training.generation
@@ -437,7 +446,7 @@ class Orders:
         training.pause(Cause.CHECKPOINT_STALL, stall)
         self._writing += 1
         step = training.committed
-        writing = table.costs.write(self._fullest_node(generation, shared=True))
+        writing = table.costs.write(self._fullest_node(generation))
 
         def written() -> None:
             self._writing -= 1
@@ -477,24 +486,6 @@ class Orders:
             bytes=0,
         )
 
-    def _fullest_gpu(self, generation: Generation) -> float:
-        """Gigabytes of the largest share of a checkpoint: experts are split over replicas, the rest over all."""
-        if not generation.members:
-            return 0.0
-        return max(self._shares(generation, shared=True))
-
-    def _fullest_node(self, generation: Generation, *, shared: bool) -> float:
-        """Gigabytes of a checkpoint that the busiest node writes (`shared`), or reads: all that its GPUs hold."""
-        by_node: dict[NodeId, float] = {}
-        for member, share in zip(generation.members, self._shares(generation, shared=shared), strict=True):
-            node = node_of(member.trainer)
-            by_node[node] = by_node.get(node, 0.0) + share
-        return max(by_node.values())
-
-    def _shares(self, generation: Generation, *, shared: bool) -> list[float]:
-        training, members = self._table.scenario.training, len(generation.members)
-        shares = [training.dense_gigabytes / (members if shared else 1)] * members
-        for holders in generation.placement:
-            for rank in holders:
-                shares[rank] += training.expert_gigabytes / (len(holders) if shared else 1)
-        return shares
+    def _fullest_node(self, generation: Generation) -> float:
+        """Gigabytes of a checkpoint that the busiest node writes."""
+        return sizes.fullest_node(self._table.scenario.training, generation, shared=True)

@@ -9,11 +9,12 @@ who leads, who is seated, what is restored, all that comes out of the core. Next
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from orchestrator.core import cadence, events
+from orchestrator.core import cadence, events, snapshots
 from orchestrator.core.events import Event
 from orchestrator.core.ids import CauseId, GenerationNumber, Step
 from orchestrator.core.machine import Machine
@@ -30,7 +31,7 @@ from simulation.planning.costs import Costs
 from simulation.planning.failures import Failure, FailureKind
 from simulation.planning.fleet import Fleet, Node, Trainer
 from simulation.planning.job import job_of
-from simulation.planning.meter import Census, Meter
+from simulation.planning.meter import Census, Meter, Stalls
 from simulation.planning.orders import Orders
 from simulation.planning.scenario import Scenario
 from simulation.planning.training import Doing, Training
@@ -42,6 +43,8 @@ LEASE_TIMER_SECONDS = 0.25
 SHORTEST_LOOK_SECONDS = 4.0
 LONGEST_LOOK_SECONDS = 3600.0
 """While an incident is open, the controller's timer is played at growing distances from the last disturbance."""
+SNAPSHOT_RETRY_SECONDS = 15.0
+"""After a snapshot that was due and could not be taken, since members were not together or a checkpoint was written."""
 START_LIMIT_SECONDS = 86_400.0
 """By then the first generation has begun, or the scenario cannot be played."""
 
@@ -72,6 +75,12 @@ class Played:
     """When training began: times of incidents count from the start of the job before it."""
     restores: int
     checkpoints: int
+    snapshots: int
+    snapshot_seconds: float
+    """The last interval."""
+    snapshot_stall_seconds: float
+    memory_gigabytes: float
+    """Of host memory that a node has held of snapshots at most."""
     events: int
     ended: str
     """Why the core ended the job before its time; empty if it did not."""
@@ -104,6 +113,7 @@ class Game:
         self._generations = 0
         self._told = Step(0)
         self._next_due = 0.0
+        self._next_snapshot = math.inf
         self._look_at = 0.0
         self._disturbed_at = 0.0
         self._census: Census | None = None
@@ -159,6 +169,7 @@ class Game:
         self.began = self.now
         self.training.metered = True
         self._next_due = self.now + self.interval()
+        self._next_snapshot = self.now + self.snapshot_interval() if self.spec.snapshot.enabled else math.inf
         for failure in self._failures:
             self._numbers += 1
             timed: _Timed = (self.now + failure.at, self._numbers, partial(self._fail, failure))
@@ -207,6 +218,13 @@ class Game:
         )
         return cadence.choose(tier, self.machine.policy).interval_seconds
 
+    def snapshot_interval(self) -> float:
+        """Seconds from one snapshot in host memory to the next, as the core has them."""
+        state, policy = self.state, self.machine.policy
+        assert state.job is not None
+        costs = snapshots.costs(state)
+        return cadence.of_snapshots(state.job, costs, state.incidents, policy, self.now).interval_seconds
+
     # ---- the game ----
 
     def play(self, progress: Progress = lambda share, incidents: None) -> Played:
@@ -219,7 +237,7 @@ class Game:
         end = self.began + self.scenario.seconds
         while not self.ended:
             upcoming = min(self._queue[0][0] if self._queue else end, end)
-            if self._checkpoint_before(upcoming):
+            if self._save_before(upcoming):
                 continue
             if upcoming >= end:
                 break
@@ -239,25 +257,44 @@ class Game:
             self.training.advance(self.since_began(), until - self.now, self.census())
             self.now = until
 
-    def _checkpoint_before(self, upcoming: float) -> bool:
-        """Play the timer of checkpoints, if it fires before `upcoming`; of many in a quiet stretch only the last."""
-        if self._next_due > upcoming:
+    def _save_before(self, upcoming: float) -> bool:
+        """Play a timer of saves, if one fires before `upcoming`; of many in a quiet stretch only the last of each."""
+        if min(self._next_due, self._next_snapshot) > upcoming:
             return False
-        interval = self.interval()
-        whole = int((upcoming - self._orders.checkpoint_seconds() - self._next_due) / interval)
-        if whole >= 1 and self._quiet():
-            until = self._next_due + whole * interval
-            stalled = whole * self._orders.stall_seconds()
-            span = until - self.now
-            self.training.advance_over_checkpoints(self.since_began(), span, self.census(), stalled)
-            self.now = until
-            self.checkpoints += whole
-        else:
+        if self._quiet():
+            self._skip_to(upcoming)
+        if self._next_due <= self._next_snapshot:
             self._pass_time(self._next_due)
-        self._next_due = self.now + interval
-        self.report_steps()
-        self.tell(events.CheckpointDue)
+            self._next_due = self.now + self.interval()
+            self.report_steps()
+            self.tell(events.CheckpointDue)
+        else:
+            self._pass_time(self._next_snapshot)
+            self._look()
+            taken = self._orders.memory.busy
+            self._next_snapshot = self.now + (self.snapshot_interval() if taken else SNAPSHOT_RETRY_SECONDS)
         return True
+
+    def _skip_to(self, upcoming: float) -> None:
+        """Let all saves but the last of each kind pass: no failure can ask for them. They cost what they cost."""
+        memory, interval = self._orders.memory, self.interval()
+        saves = max(0, int((upcoming - self._orders.checkpoint_seconds() - self._next_due) / interval))
+        self._next_due += saves * interval
+        self.checkpoints += saves
+        copies = 0
+        if self.spec.snapshot.enabled:
+            interval = self.snapshot_interval()
+            waiting = memory.work_seconds() + 2 * self.training.speed.step_seconds
+            copies = max(0, int((upcoming - waiting - self._next_snapshot) / interval))
+            self._next_snapshot += copies * interval
+            memory.taken += copies
+        span = min(self._next_due, self._next_snapshot) - self.now
+        if (saves or copies) and span > 0:
+            stalls = Stalls(
+                checkpoints=saves * self._orders.stall_seconds(), snapshots=copies * memory.stall_seconds()
+            )
+            self.training.advance_over_saves(self.since_began(), span, self.census(), stalls)
+            self.now += span
 
     def _quiet(self) -> bool:
         """Nothing is under way but training."""
@@ -278,6 +315,10 @@ class Game:
             began=self.began,
             restores=self.restores,
             checkpoints=self.checkpoints,
+            snapshots=self._orders.memory.taken,
+            snapshot_seconds=self.snapshot_interval() if self.spec.snapshot.enabled else 0.0,
+            snapshot_stall_seconds=self._orders.memory.stall_seconds(),
+            memory_gigabytes=self._orders.memory.most_gigabytes,
             events=self._events,
             ended=self.ended,
             decisions=self._decisions,

@@ -55,6 +55,12 @@ def of_game(
         "baseline": _baseline(scenario, baseline),
         "replica_groups": _groups(scenario, groups),
         "checkpoints": played.checkpoints,
+        "snapshots": {
+            "taken": played.snapshots,
+            "interval_seconds": played.snapshot_seconds,
+            "stall_seconds": played.snapshot_stall_seconds,
+            "gigabytes_per_node": played.memory_gigabytes,
+        },
         "restores": played.restores,
         "generations": played.generations,
         "ended": played.ended,

@@ -13,7 +13,7 @@ from enum import Enum
 
 from orchestrator.core.ids import NodeId
 from orchestrator.core.problems import Problem
-from orchestrator.core.spec import CheckpointMode, TimeoutSpec
+from orchestrator.core.spec import CheckpointMode, SnapshotSpec, TimeoutSpec
 
 HOURS_PER_DAY = 24
 SECONDS_PER_HOUR = 3600.0
@@ -143,6 +143,8 @@ class Scenario:
     cluster: ClusterPlan = field(default_factory=ClusterPlan)
     training: TrainingPlan = field(default_factory=TrainingPlan)
     checkpoint: CheckpointPlan = field(default_factory=CheckpointPlan)
+    snapshot: SnapshotSpec = field(default_factory=SnapshotSpec)
+    """In host memory, as in a job."""
     failures: FailurePlan = field(default_factory=FailurePlan)
     timeouts: TimeoutSpec = field(default_factory=TimeoutSpec)
     prices: PricePlan = field(default_factory=PricePlan)

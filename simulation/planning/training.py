@@ -15,7 +15,7 @@ from orchestrator.core.ids import Step
 from orchestrator.core.spec import IntegritySpec
 from orchestrator.core.state import Generation
 from simulation.planning.costs import Costs
-from simulation.planning.meter import Cause, Census, Meter, Speed
+from simulation.planning.meter import NO_STALLS, Cause, Census, Meter, Speed, Stalls
 from simulation.planning.scenario import Scenario
 
 ROUNDING = 1e-6
@@ -86,20 +86,22 @@ class Training:
         if seconds <= 0:
             return
         if self.doing is Doing.TRAINING:
-            self._train(at, seconds, census, 0.0)
+            self._train(at, seconds, census, NO_STALLS)
         else:
             self._spend(self.doing.value, census, seconds, at)
 
-    def advance_over_checkpoints(self, at: float, seconds: float, census: Census, stalled: float) -> None:
-        """Let a quiet stretch pass in which checkpoints took `stalled` seconds in all."""
+    def advance_over_saves(self, at: float, seconds: float, census: Census, stalls: Stalls) -> None:
+        """Let a quiet stretch pass in which state was saved many times."""
         assert self.doing is Doing.TRAINING and not self.pauses, self.doing
-        self._train(at, seconds, census, min(stalled, seconds))
+        part = min(1.0, seconds / stalls.seconds) if stalls.seconds else 1.0
+        within = Stalls(checkpoints=stalls.checkpoints * part, snapshots=stalls.snapshots * part)
+        self._train(at, seconds, census, within)
 
-    def _train(self, at: float, seconds: float, census: Census, stalled: float) -> None:
-        steps = (seconds - stalled) / self.speed.step_seconds
+    def _train(self, at: float, seconds: float, census: Census, stalls: Stalls) -> None:
+        steps = (seconds - stalls.seconds) / self.speed.step_seconds
         self.steps += steps
         if self.metered:
-            self._meter.train(census, self.speed, steps, seconds, at, stalled)
+            self._meter.train(census, self.speed, steps, seconds, at, stalls)
             self._count_short(census, seconds)
 
     def _spend(self, cause: Cause, census: Census, seconds: float, at: float) -> None:

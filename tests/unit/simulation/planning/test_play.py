@@ -61,11 +61,29 @@ def test_a_dead_node_costs_a_regroup_and_no_step(tmp_path: Path) -> None:
 
 def test_both_replicas_at_once_go_back_to_the_checkpoint(tmp_path: Path) -> None:
     """Replicas lie in groups of four nodes: expert 0 is on the first node and the fifth."""
-    played = play(tmp_path, "checkpoint.interval_seconds=600", failures=(crash(10.1, 0, 4),))
-    assert played.restores == 1
+    without = ("snapshot.enabled=false", "checkpoint.interval_seconds=600")
+    played = play(tmp_path, *without, failures=(crash(10.1, 0, 4),))
+    assert played.restores == 1 and played.snapshots == 0
     lost = 6 * 60  # the checkpoint at the tenth hour is on disk when the nodes fail six minutes later
     assert played.steps_lost == pytest.approx(lost / 6, abs=5)
     assert {each.steps_lost for each in played.incidents} == {played.steps_lost}
+
+
+def test_both_replicas_at_once_cost_the_steps_since_the_last_snapshot(tmp_path: Path) -> None:
+    """A checkpoint every hour would cost six minutes; agents hold a snapshot that is half a minute old at most."""
+    often = ("snapshot.interval=fixed", "snapshot.interval_seconds=60", "checkpoint.interval_seconds=3600")
+    played = play(tmp_path, *often, failures=(crash(10.1, 0, 4),))
+    assert played.restores == 1
+    assert 0 < played.steps_lost <= (60 + 32) / 6 + 2, "an interval, and the time until the buddies hold it"
+    assert played.memory_gigabytes > 0
+
+
+def test_a_snapshot_dies_with_both_who_hold_it(tmp_path: Path) -> None:
+    """Everybody: only storage outlives that."""
+    often = ("snapshot.interval=fixed", "snapshot.interval_seconds=60", "checkpoint.interval_seconds=3600")
+    played = play(tmp_path, *often, failures=(crash(10.5, *range(10), back=0.01),))
+    assert played.restores == 1
+    assert played.steps_lost > 200
 
 
 def test_a_third_replica_outlives_two(tmp_path: Path) -> None:
