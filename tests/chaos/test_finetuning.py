@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from chaos.job import TINY
-from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
+from tests.chaos.runs import UNDERSTUDY, Run, assert_every_sample_once, fault, largest_difference
 
 TOLERANCE = 1e-8
 STEPS = 30
@@ -96,6 +97,47 @@ def test_a_run_with_a_death_equals_the_undisturbed_one(base: Path, undisturbed: 
     assert all(
         not torch.equal(ours[f"expert-{e:05d}.weights"], begun[f"expert-{e:05d}.weights"]) for e in EXPERTS
     )
+
+
+def test_experts_chosen_by_a_sample_are_those_of_the_command_and_stay_when_a_job_is_resumed(
+    base: Path, tmp_path: Path
+) -> None:
+    """A node dies, the job stops and goes on: losses are those of a run that names these experts, undisturbed."""
+    sample = tmp_path / "task.txt"
+    sample.write_text("for each in range(10):\n    print(each)\n" * 40)
+    asked = {"sample": str(sample), "threshold": 0.3}
+    first = job(base, trainable={"affinity": asked})
+    with Run(tmp_path / "run", fault(8, "node-2", "reduce"), "--steps", "12", job=first) as run:
+        summary = run.finish()
+        assert "to be trained: experts" in run.output
+    assert len(summary["incidents"]) >= 1
+    told = [UNDERSTUDY, "affinity", "--checkpoint", str(base), "--data", str(sample), "--threshold", "0.3"]
+    proposed = json.loads(
+        subprocess.run([*told, "-o", "json"], check=True, capture_output=True, timeout=120).stdout
+    )
+    recorded = yaml.safe_load((run.workdir / "job.yaml").read_text())["trainable"]
+    assert recorded["experts"] == proposed["experts"]
+    assert 0 < len(recorded["experts"]) < TINY["model"]["experts"]
+    sample.write_text("something else entirely: 0123456789\n" * 40)
+    with Run(run.workdir, "--steps", "20") as again:
+        again.finish()
+    assert_every_sample_once(again.ledger(), 20)
+    named = job(
+        base, trainable={"experts": proposed["experts"]}, cluster={"nodes": 1, "spares": 0, "replicas": 1}
+    )
+    with Run(tmp_path / "named", "--steps", "20", job=named) as reference:
+        reference.finish()
+    assert largest_difference(again.ledger(), reference.ledger()) < TOLERANCE
+    trained = {name.partition(".")[0] for name in weights(checkpoint_of(run.workdir))}
+    assert trained == {f"expert-{each:05d}" for each in proposed["experts"]}
+
+
+def test_a_sample_that_cannot_be_read_is_refused_before_anything_starts(base: Path, tmp_path: Path) -> None:
+    asked = {"sample": str(tmp_path / "nothing.txt")}
+    with Run(tmp_path / "run", job=job(base, trainable={"affinity": asked})) as run:
+        assert run.process.wait(60) == 2
+        assert "trainable.affinity.sample" in run.output
+    assert not (tmp_path / "run" / "controller.json").exists()
 
 
 @pytest.mark.long

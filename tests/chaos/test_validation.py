@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from benchmarks.plain_loop import PlainJob, PlainModel
 from chaos.job import TINY, TOLERANCE
 from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import load_job_file
-from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
+from tests.chaos.runs import ENDLESS, Run, assert_every_sample_once, fault, largest_difference
+from tests.waiting import wait_until
 from worker.data.windows import open_dataset
 from worker.parallel.dispatch import LocalDispatcher
 
@@ -91,6 +94,44 @@ def test_a_death_in_the_middle_of_a_validation_costs_nothing(
         assert (line["tokens"], line["windows"]) == (11 * 16, 11)
     assert summary["validation"] == found[-1]
     assert "validation step=14 loss=" in run.output
+
+
+def test_a_job_that_goes_on_from_before_a_validation_measures_it_again(tmp_path: Path) -> None:
+    """Two measurements that no checkpoint holds are set aside when the job is resumed; each is there once."""
+    job = {**JOB, "cluster": {"nodes": 3, "spares": 0, "replicas": 2}, "snapshot": {"enabled": False}}
+    with Run(tmp_path / "run", "--steps", str(ENDLESS), job=job) as run:
+        run.reach(1)
+        run.tell("checkpoint", "now")
+        kept = wait_until(lambda: sealed_step(run), within_seconds=60, what="a checkpoint")
+        after = EVERY * (kept // EVERY + 2)
+        wait_until(
+            lambda: (run.workdir / "validation.jsonl").exists() and measured(run)[-1]["step"] >= after,
+            within_seconds=120,
+            what=f"the validation of step {after}",
+        )
+        pids = [pid for node in run.ask("nodes") for pid in (node["agent_pid"], *node["trainer_pids"])]
+        run.process.kill()
+        run.process.wait(60)
+        for pid in (run.controller_pid(), *pids):
+            os.kill(pid, signal.SIGKILL)
+        before = measured(run)
+    steps = after + EVERY + 1
+    with Run(tmp_path / "run", "--steps", str(steps)) as run:
+        run.finish()
+        found = measured(run)
+        assert_every_sample_once(run.ledger(), steps)
+        aside = (run.workdir / "validation.rolled-back.jsonl").read_text().splitlines()
+    due = [*range(EVERY, steps + 1, EVERY), steps]
+    assert [line["step"] for line in found] == due
+    assert {json.loads(line)["step"] for line in aside} >= {after - EVERY, after}
+    again = {line["step"]: line["loss"] for line in found}
+    for line in before:
+        if line["step"] in again:
+            assert line["loss"] == pytest.approx(again[line["step"]], rel=TOLERANCE)
+
+
+def sealed_step(run: Run) -> int:
+    return max((int(each["step"]) for each in run.ask("checkpoints") if each["state"] == "sealed"), default=0)
 
 
 @pytest.mark.long
