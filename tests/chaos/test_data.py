@@ -16,7 +16,7 @@ from orchestrator.core.spec_mapping import to_mapping
 from orchestrator.jobfile import load_job_file
 from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
 from tests.unit.worker.data.corpora import SAYINGS, tokenizer_json
-from worker.data.tokenfile import TokenFileWriter
+from worker.data.tokenfile import BLOCK_BYTES, TOKENS_AT, TokenFileWriter, open_tokens
 from worker.data.tokenizer import FileTokenizer
 from worker.parallel.dispatch import LocalDispatcher
 
@@ -66,6 +66,42 @@ def plain_ledger(job_file: Path) -> list[dict[str, Any]]:
         found.append({"step": step, "loss": float(model.loss) / tokens, "tokens": tokens})
         model.update(step, (model.dense_norm_squared() + model.experts_norm_squared()) ** 0.5)
     return found
+
+
+def damage(path: Path, share: float) -> bytes:
+    """Change a byte of the tokens, so far into them; gives what was there."""
+    header = open_tokens(path, path=str(path)).header
+    size = header.tokens * header.item_bytes
+    assert size > 2 * BLOCK_BYTES, "the block is one of several"
+    before, place = path.read_bytes(), TOKENS_AT + int(size * share)
+    path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+    return before
+
+
+@pytest.mark.parametrize("pipeline", [{}, {"stages": 2}], ids=["flat", "two-stages"])
+def test_a_damaged_token_block_is_one_error_and_nothing_is_lost(
+    pipeline: dict[str, Any], tmp_path: Path
+) -> None:
+    """Damaged while the job is stopped, met in mid-run: it fails with a checkpoint, is mended, and goes on."""
+    tokens = write(tmp_path / "one.tokens", 40_000, 1)
+    job = {**TINY, "steps": STEPS, "data": {"path": str(tokens)}, "pipeline": pipeline}
+    with Run(tmp_path / "run", "--steps", "4", job=job) as run:
+        run.finish()
+    sound = damage(tokens, 0.9)
+    with Run(tmp_path / "run", "--steps", str(STEPS)) as run:
+        summary = run.finish(exit_code=1)
+        committed = len(run.ledger())
+    assert 4 <= committed < STEPS
+    assert summary["incidents"] == []
+    assert summary["checkpoints"][-1]["step"] == committed
+    block = f"one.tokens is damaged in the {BLOCK_BYTES} bytes after"
+    assert block in run.output and "copy it again" in run.output
+    tokens.write_bytes(sound)
+    with Run(tmp_path / "run", "--steps", str(STEPS)) as run:
+        run.finish()
+        ledger = run.ledger()
+    assert_every_sample_once(ledger, STEPS)
+    assert largest_difference(ledger, plain_ledger(tmp_path / "run.yaml")) <= TOLERANCE
 
 
 def test_a_disturbed_mixture_is_the_plain_loop_s(job: dict[str, Any], tmp_path: Path) -> None:
