@@ -15,6 +15,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 from orchestrator.core import events, roster
+from orchestrator.core.ids import NodeId
 from orchestrator.core.state import CheckpointState, ClusterState, JobState
 from simulation.options import Faults, Options, options_of
 from simulation.truth import LawBroken
@@ -157,7 +158,11 @@ class Run:
         return True
 
     def _cordoned(self, state: ClusterState, node: str) -> bool:
-        return any(each.id == node and each.cordoned for each in state.nodes.values())
+        """Kept out by a person; or by its record, for longer than anybody waits, though its machine is repaired."""
+        record = state.health.get(NodeId(node))
+        until = record.quarantined_until if record is not None else None
+        long = until is not None and until - self.world.scheduler.now > CONVERGE_SECONDS / 2
+        return long or any(each.id == node and each.cordoned for each in state.nodes.values())
 
     # ---- what must come true ----
 
