@@ -14,7 +14,8 @@ from tests.e2e.cluster import PREFIX, Job
 from tests.e2e.judging import Figures
 
 OVERLAY = os.environ.get("E2E_OVERLAY", "tests/e2e/overlay")
-REFERENCE_STEPS = int(os.environ.get("E2E_REFERENCE_STEPS", "400"))
+REFERENCE_STEPS = int(os.environ.get("E2E_REFERENCE_STEPS", "4000"))
+"""Of the undisturbed run: losses are compared as far as it goes, which should be as far as the suite gets."""
 KEEP = bool(os.environ.get("E2E_KEEP"))
 """Leave the jobs of the suite, and use those that are there: for one test at a time."""
 STARTED_SECONDS = 300.0

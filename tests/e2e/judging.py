@@ -71,6 +71,10 @@ def judge(job: Job, began: Before, reference: dict[int, float], figures: Figures
     ends = [float(ledger[step]["time"]) for step in steps if step >= began.step]
     since = [b - a for a, b in itertools.pairwise(ends)]
     figures.add(what, incident if new else None, max(since, default=0.0), pauses[len(pauses) // 2])
+    compared = max(both, default=0)
+    print(
+        f"steps {began.step} to {max(ledger)}; losses are those of the undisturbed run through step {compared}"
+    )
     if new and incident is not None:
         told = [each for each in cluster.events_of(job.name) if incident["id"] in each["message"]]
         assert any(each["reason"] == "Recovered" for each in told), "an Event says that it is over"
