@@ -1,26 +1,25 @@
-"""The undisturbed runs that disturbed ones are compared with; made once per session.
+"""The undisturbed trajectory that disturbed runs are compared with; made once per session.
 
 What must not live here: faults.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chaos.job import TINY
-from tests.chaos.runs import Run
+from tests.chaos.oracle import plain_job, plain_ledger
 
 REFERENCE_STEPS = 200
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The ledger of 200 steps of the tiny job in float64 on one node, nothing failing: others must agree with it."""
-    workdir = tmp_path_factory.mktemp("reference") / "run"
-    alone = {**TINY, "cluster": {"nodes": 1, "spares": 0, "replicas": 1}}
-    with Run(workdir, "--steps", str(REFERENCE_STEPS), job=alone) as run:
-        summary = run.finish()
-        assert summary["incidents"] == []
-        return run.ledger()
+    """200 steps of the tiny job in float64 in one process, by a plain loop: others must agree with it."""
+    job_file: Path = tmp_path_factory.mktemp("reference") / "job.yaml"
+    job_file.write_text(yaml.safe_dump(TINY))
+    return plain_ledger(plain_job(job_file), REFERENCE_STEPS)

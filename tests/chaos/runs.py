@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from click.testing import CliRunner
 
 from chaos.job import TINY
+from orchestrator.cli.main import understudy
 from tests.waiting import wait_until
 
 UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))
@@ -103,11 +105,13 @@ class Run:
         wait_until(there, within_seconds=RUN_SECONDS, what=f"step {step}", every_seconds=0.05)
 
     def ask(self, *command: str) -> Any:
-        """Another `understudy` command about this run, as JSON."""
-        return json.loads(self.tell(*command, "-o", "json"))
+        """Another `understudy` command about this run, as JSON; in this process, since waits ask again and again."""
+        arguments = [*command, "--workdir", str(self.workdir), "-o", "json"]
+        answered = CliRunner().invoke(understudy, arguments, catch_exceptions=False, standalone_mode=False)
+        return json.loads(answered.stdout)
 
     def tell(self, *command: str) -> str:
-        """Another `understudy` command about this run, as it prints."""
+        """Another `understudy` command about this run, as it prints; a process, as people start it."""
         done = subprocess.run(
             [UNDERSTUDY, *command, "--workdir", str(self.workdir)],
             capture_output=True,

@@ -1,7 +1,4 @@
-"""A mixture of token files, documents kept apart, a share held out: disturbed, and beside a plain loop in one process.
-
-The oracle has no groups, no votes and one copy of everything: `benchmarks/plain_loop.py` with all experts in it.
-"""
+"""A mixture of token files, documents kept apart, a share held out: disturbed, and beside a plain loop."""
 
 from __future__ import annotations
 
@@ -10,15 +7,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.plain_loop import PlainJob, PlainModel
 from chaos.job import TINY, TOLERANCE
-from orchestrator.core.spec_mapping import to_mapping
-from orchestrator.jobfile import load_job_file
+from tests.chaos.oracle import plain_job, plain_ledger
 from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
 from tests.unit.worker.data.corpora import SAYINGS, tokenizer_json
 from worker.data.tokenfile import BLOCK_BYTES, TOKENS_AT, TokenFileWriter, open_tokens
 from worker.data.tokenizer import FileTokenizer
-from worker.parallel.dispatch import LocalDispatcher
 
 STEPS = 30
 
@@ -50,22 +44,6 @@ def job(tmp_path: Path) -> dict[str, Any]:
         "data": {"documents": "apart", "sources": sources},
         "validation": {"share": 0.1},
     }
-
-
-def plain_ledger(job_file: Path) -> list[dict[str, Any]]:
-    """Loss and tokens of each step, computed in this process."""
-    plain = PlainJob.of(to_mapping(load_job_file(str(job_file))))
-    model = PlainModel(plain, LocalDispatcher(plain.model.experts))
-    windows = plain.windows()
-    found = []
-    for step in range(1, STEPS + 1):
-        model.zero()
-        for microbatch in range(plain.batch.microbatches):
-            model.compute(step, microbatch, windows)
-        tokens = windows.targets(plain.batch.step_ids(step))
-        found.append({"step": step, "loss": float(model.loss) / tokens, "tokens": tokens})
-        model.update(step, (model.dense_norm_squared() + model.experts_norm_squared()) ** 0.5)
-    return found
 
 
 def damage(path: Path, share: float) -> bytes:
@@ -101,7 +79,7 @@ def test_a_damaged_token_block_is_one_error_and_nothing_is_lost(
         run.finish()
         ledger = run.ledger()
     assert_every_sample_once(ledger, STEPS)
-    assert largest_difference(ledger, plain_ledger(tmp_path / "run.yaml")) <= TOLERANCE
+    assert largest_difference(ledger, plain_ledger(plain_job(tmp_path / "run.yaml"), STEPS)) <= TOLERANCE
 
 
 def test_a_disturbed_mixture_is_the_plain_loop_s(job: dict[str, Any], tmp_path: Path) -> None:
@@ -111,7 +89,7 @@ def test_a_disturbed_mixture_is_the_plain_loop_s(job: dict[str, Any], tmp_path: 
         ledger = run.ledger()
     assert [each["node"] for each in summary["incidents"]] == ["node-2"]
     assert_every_sample_once(ledger, STEPS)
-    expected = plain_ledger(tmp_path / "run.yaml")
+    expected = plain_ledger(plain_job(tmp_path / "run.yaml"), STEPS)
     assert [line["tokens"] for line in ledger] == [line["tokens"] for line in expected]
     assert min(line["tokens"] for line in ledger) < 256, "there are borders in the windows"
     assert largest_difference(ledger, expected) <= TOLERANCE

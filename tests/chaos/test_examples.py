@@ -17,9 +17,15 @@ EXAMPLES = [
 STEPS = 3
 
 pytestmark = pytest.mark.timeout(300)
+LARGE = ("pipeline-4x4",)
+"""Left to `make test-long`: eight trainers for what `test_pipeline.py` does with six."""
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(each, marks=[pytest.mark.long] if each.stem in LARGE else []) for each in EXAMPLES],
+    ids=[each.stem for each in EXAMPLES],
+)
 def test_every_example_trains(example: Path, tmp_path: Path) -> None:
     small = ["--spares", "0", "--steps", str(STEPS), "--set", "optimizer.warmup_steps=1"]
     with Run(tmp_path / "run", *small, job=example) as run:

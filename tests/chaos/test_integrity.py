@@ -11,7 +11,7 @@ from chaos.job import TINY
 from tests.chaos.runs import Run, assert_every_sample_once, largest_difference
 
 TOLERANCE = 1e-8
-STEPS = 60
+STEPS = 36
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -32,8 +32,8 @@ def test_a_bit_that_flips_within_a_step_is_known_by_its_owner(
     """Two replicas suffice: nobody writes to a replica within a step, so its owner testifies against itself."""
     summary, ledger = run(
         tmp_path / "run",
-        "step=30,kind=bitflip,node=node-2,phase=backward,tensor=v",
-        integrity={"interval_steps": 10},
+        "step=12,kind=bitflip,node=node-2,phase=backward,tensor=v",
+        integrity={"interval_steps": 4},
     )
     (incident,) = summary["incidents"]
     assert (incident["kind"], incident["node"], incident["steps_lost"]) == ("corruption", "node-2", 0)
@@ -56,7 +56,7 @@ def test_a_bit_of_one_of_three_replicas_is_outvoted(tmp_path: Path, reference: l
     """Flipped in the middle of a commit, which no look at one's own state can tell from a write."""
     summary, ledger = run(
         tmp_path / "run",
-        "step=30,kind=bitflip,node=node-3,phase=optimizer",
+        "step=12,kind=bitflip,node=node-3,phase=optimizer",
         cluster={**TINY["cluster"], "replicas": 3},
         integrity={"interval_steps": 1},
     )
@@ -73,9 +73,9 @@ def test_where_nobody_can_say_who_is_right_all_go_back_to_what_was_compared(
     """One of two replicas, long before the next comparison: the steps in between are wrong, and are computed again."""
     summary, ledger = run(
         tmp_path / "run",
-        "step=33,kind=bitflip,node=node-2,phase=optimizer",
+        "step=13,kind=bitflip,node=node-2,phase=optimizer",
         checkpoint={"interval_seconds": 0.3},
-        integrity={"interval_steps": 20},
+        integrity={"interval_steps": 10},
         snapshot={"enabled": False},
     )
     (incident,) = summary["incidents"]
@@ -87,9 +87,10 @@ def test_where_nobody_can_say_who_is_right_all_go_back_to_what_was_compared(
     assert largest_difference(ledger, reference) < TOLERANCE
 
 
+@pytest.mark.long  # the fault itself is one of `understudy chaos --short`
 def test_a_number_that_is_none_costs_one_step(tmp_path: Path, reference: list[dict[str, Any]]) -> None:
     """Computed again from the same samples, sound, and the member whose error it was is named."""
-    summary, ledger = run(tmp_path / "run", "step=30,kind=nan,node=node-4")
+    summary, ledger = run(tmp_path / "run", "step=12,kind=nan,node=node-4")
     (incident,) = summary["incidents"]
     assert (incident["kind"], incident["node"]) == ("not-finite", "node-4")
     assert (incident["steps_lost"], incident["steps_redone"]) == (0, 1)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chaos.job import TINY
+from tests.chaos.oracle import plain_job, plain_ledger
 from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
 
 TOLERANCE = 1e-8
@@ -26,16 +28,10 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """The ledger of the same model without stages, on one node, nothing failing."""
-    workdir = tmp_path_factory.mktemp("plain") / "run"
-    alone = {
-        **PIPELINE,
-        "pipeline": {"stages": 1},
-        "cluster": {"nodes": 1, "spares": 0, "replicas": 1},
-    }
-    with Run(workdir, "--steps", str(STEPS), job=alone) as run:
-        assert run.finish()["incidents"] == []
-        return run.ledger()
+    """The ledger of the same model without stages, in one process, nothing failing."""
+    job_file = tmp_path_factory.mktemp("plain") / "job.yaml"
+    job_file.write_text(yaml.safe_dump({**PIPELINE, "pipeline": {"stages": 1}}))
+    return plain_ledger(plain_job(job_file), STEPS)
 
 
 def widths(run: Run) -> Counter[int]:

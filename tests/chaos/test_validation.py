@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.plain_loop import PlainJob, PlainModel
+from benchmarks.plain_loop import PlainModel
 from chaos.job import TINY, TOLERANCE
-from orchestrator.core.spec_mapping import to_mapping
-from orchestrator.jobfile import load_job_file
+from tests.chaos.oracle import plain_job, plain_ledger
 from tests.chaos.runs import ENDLESS, Run, assert_every_sample_once, fault, largest_difference
 from tests.waiting import wait_until
 from worker.data.windows import open_dataset
-from worker.parallel.dispatch import LocalDispatcher
 
 STEPS = 14
 EVERY = 4
@@ -39,8 +37,7 @@ def measured(run: Run) -> list[dict[str, Any]]:
 
 def plain(job_file: Path) -> tuple[list[dict[str, Any]], dict[int, float]]:
     """Losses of all steps, and of each window that is held out by itself, in this process."""
-    job = PlainJob.of(to_mapping(load_job_file(str(job_file))))
-    model = PlainModel(job, LocalDispatcher(job.model.experts))
+    job = plain_job(job_file)
     data = open_dataset(
         job.data,
         job.validation,
@@ -48,28 +45,26 @@ def plain(job_file: Path) -> tuple[list[dict[str, Any]], dict[int, float]]:
         vocabulary=job.model.vocabulary,
         seed=job.seed,
     )
-    assert data.held_out is not None
-    losses: list[dict[str, Any]] = []
+    held_out = data.held_out
+    assert held_out is not None
     validations = {}
-    for step in range(1, STEPS + 1):
-        model.zero()
-        for microbatch in range(job.batch.microbatches):
-            model.compute(step, microbatch, data.windows)
-        tokens = data.windows.targets(job.batch.step_ids(step))
-        losses.append({"step": step, "loss": float(model.loss) / tokens})
-        model.update(step, (model.dense_norm_squared() + model.experts_norm_squared()) ** 0.5)
+
+    def measure(step: int, model: PlainModel) -> None:
         if step in DUE:
             with torch.no_grad():
-                nats = [model.nats_of(data.held_out.batch([n]).window_BC) for n in range(11)]
+                nats = [model.nats_of(held_out.batch([n]).window_BC) for n in range(11)]
             validations[step] = math.fsum(nats) / (11 * job.model.sequence_length)
-    return losses, validations
+
+    return plain_ledger(job, STEPS, measure), validations
 
 
 @pytest.mark.parametrize(
     "cluster, pipeline, victim",
     [
         ({"nodes": 4, "spares": 1, "replicas": 2}, {}, "node-2"),
-        ({"nodes": 4, "spares": 0, "replicas": 2}, {"stages": 2}, "node-3"),
+        pytest.param(
+            {"nodes": 4, "spares": 0, "replicas": 2}, {"stages": 2}, "node-3", marks=pytest.mark.long
+        ),
     ],
     ids=["flat", "two-stages"],
 )
