@@ -151,6 +151,14 @@ class Planner:
             yield Delete(name=pod.name, uid=pod.uid, grace_seconds=0, why=why)
         else:
             yield from self._watch_over(pod, seen, machines.get(pod.machine), now)
+            if not pod.machine and pod.avoids and not set(pod.avoids) & self._unwanted(machines, now):
+                why = f"it waits for a machine, and {', '.join(pod.avoids)} need not be avoided any more"
+                yield Delete(name=pod.name, uid=pod.uid, grace_seconds=0, why=why)
+
+    def _unwanted(self, machines: Mapping[str, MachineSeen], now: float) -> set[str]:
+        """Machines on which no new pod is put."""
+        silent = {name for name, until in self._silent.items() if until > now}
+        return silent | {each.name for each in machines.values() if each.leaving or not each.ready}
 
     def _create(
         self, node: NodeId, seen: NodeSeen | None, machines: Mapping[str, MachineSeen], now: float

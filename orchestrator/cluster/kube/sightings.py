@@ -66,6 +66,8 @@ class PodSeen:
     """It waits in vain."""
     last_words: str
     """How it ended, in words."""
+    avoids: tuple[str, ...] = ()
+    """Machines that it was made to stay away from."""
 
     @property
     def over(self) -> bool:
@@ -126,6 +128,7 @@ def pod(item: Object) -> PodSeen | None:
         waits_for=waits_for,
         unfit=unfit,
         last_words=_last_words(status),
+        avoids=_avoids(item.get("spec") or {}),
     )
 
 
@@ -176,6 +179,18 @@ def seconds(text: str) -> float:
 def stamp(at: float) -> str:
     """The other way round."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+
+
+def _avoids(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    wanted = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ) or {}
+    fields = [
+        each for term in wanted.get("nodeSelectorTerms") or () for each in term.get("matchFields") or ()
+    ]
+    return tuple(
+        name for each in fields if each.get("operator") == "NotIn" for name in each.get("values") or ()
+    )
 
 
 def _waits_for(status: Mapping[str, Any]) -> tuple[str, bool]:

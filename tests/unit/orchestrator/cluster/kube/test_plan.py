@@ -111,6 +111,20 @@ def test_a_silent_machine_is_avoided_when_its_pod_is_replaced() -> None:
     assert isinstance(again, Create) and again.avoid == ()
 
 
+def test_a_pod_that_waits_for_a_machine_is_made_anew_when_the_silent_one_is_back() -> None:
+    """What a pod avoids is written in it for good; where machines are scarce it would wait forever."""
+    waiting = replace(RUNNING, uid="uid-2", phase="Pending", machine="", avoids=("m-1",))
+    lost = replace(ACTIVE, state=NodeState.DEAD, seated=False)
+    planner = Planner()
+    orders(planner, RUNNING, lost)
+    assert orders(planner, waiting, lost, now=NOW + SILENT_MACHINE_SECONDS - 1) == []
+    later = NOW + SILENT_MACHINE_SECONDS + 1
+    assert orders(planner, waiting, lost, replace(MACHINE, ready=False), now=later) == []
+    (deleted,) = orders(planner, waiting, lost, now=later)
+    assert isinstance(deleted, Delete) and deleted.uid == "uid-2"
+    assert orders(planner, replace(waiting, machine="m-2"), lost, now=later) == []
+
+
 def test_a_lost_node_that_the_core_wants_again_already_gets_a_new_pod_too() -> None:
     """Before the job begins, or while it waits for nodes, the core does not leave a node dead: its pod is as stale."""
     wanted = replace(ACTIVE, state=NodeState.REQUESTED, seated=False, changed_at=NOW)
