@@ -56,7 +56,9 @@ def damage(path: Path, share: float) -> bytes:
     return before
 
 
-@pytest.mark.parametrize("pipeline", [{}, {"stages": 2}], ids=["flat", "two-stages"])
+@pytest.mark.parametrize(
+    "pipeline", [{}, pytest.param({"stages": 2}, marks=pytest.mark.long)], ids=["flat", "two-stages"]
+)
 def test_a_damaged_token_block_is_one_error_and_nothing_is_lost(
     pipeline: dict[str, Any], tmp_path: Path
 ) -> None:
