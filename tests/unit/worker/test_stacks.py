@@ -25,20 +25,25 @@ leave.set()
 
 
 def test_the_stacks_of_all_threads_are_written_and_the_process_lives_on() -> None:
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    try:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         assert process.stdout.readline() == "go\n"
         process.send_signal(signal.SIGUSR1)
         told = ""
-        while not ("thread MainThread:" in told and "input()" in told and "in waits_for_ever" in told):
-            told += process.stderr.readline()  # pytest's time-out bounds this
-        process.stdin.write("\n")
-        process.stdin.close()
-        assert process.wait(60) == 0
-    assert "thread waiter:" in told
+        while not ("in <module>" in told and "in waits_for_ever" in told):
+            line = process.stderr.readline()
+            assert line, f"the process has ended: {told}"
+            told += line
+        assert "thread MainThread:" in told and "thread waiter:" in told
+        _, rest = process.communicate("\n", timeout=60)
+        assert process.returncode == 0, rest
+    finally:
+        process.kill()
+        process.wait()
