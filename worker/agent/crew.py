@@ -142,8 +142,9 @@ class Crew:
 
     def quiet(self, at: float) -> dict[str, int]:
         """The pids of the processes that the kernel is to be asked about, by trainer."""
+        limits, told = self._limits, self.told
         devices = self.devices.values()
-        return {each.trainer: each.pid for each in devices if each.pid and each.quiet(at, self._limits)}
+        return {each.trainer: each.pid for each in devices if each.pid and each.quiet(at, limits, told)}
 
     def tick(self, at: float, processor_seconds: Mapping[str, float]) -> None:
         """Start what has waited long enough, and tell the silent ones, once each."""

@@ -131,9 +131,9 @@ class Device:
         while len(self.seals) > policy.SEALS_LIMIT:
             del self.seals[next(iter(self.seals))]
 
-    def quiet(self, at: float, limits: policy.Policy) -> bool:
+    def quiet(self, at: float, limits: policy.Policy, told: SetTimeouts) -> bool:
         """Whether it has said nothing for so long that the kernel is to be asked about it."""
-        long = limits.hang_seconds * policy.QUIET_SHARE
+        long = self.silence_limit_seconds(limits, told) * policy.QUIET_SHARE
         return self.running and self.ready is not None and at - self.last_sign_at >= long
 
     def take_processor_seconds(self, used: float, at: float) -> None:

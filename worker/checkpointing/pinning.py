@@ -29,10 +29,10 @@ class PinnedMemory:
 
         Raises MemoryError where the driver refuses; nothing is pinned then.
         """
+        self._registered: list[int] = []
         self._view = torch.frombuffer(memory, dtype=torch.uint8)
         self.address = self._view.data_ptr()
         assert self.address % mmap.PAGESIZE == 0
-        self._registered: list[int] = []
         # Of this thread: else the driver would make a context on another device.
         torch.cuda.set_device(device.index or 0)
         for start in range(0, len(memory), CHUNK_BYTES):

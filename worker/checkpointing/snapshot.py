@@ -71,11 +71,8 @@ class SnapshotBuffer:
         with self._lock:
             if self._out is not None or self._ready(elements, dtype):
                 return
-            self._buffer, old = (
-                None,
-                self._pinned,
-            )  # freed first: old and new together may be more than there is
-            self._pinned = None
+            old = self._pinned
+            self._buffer = self._pinned = None  # freed first: old and new together may be more than there is
         if old is not None:
             old.release()
         made, pinned = self._made_ready(elements, dtype)
@@ -121,10 +118,12 @@ class SnapshotBuffer:
 
     def _storage(self, elements: int, dtype: torch.dtype) -> Tensor:
         if not self._fits(elements, dtype):
-            self._buffer = None  # freed first: old and new together may be more than the host has
-            if self._pinned is not None:
-                self._pinned.release()
-                self._pinned = None
+            old = self._pinned
+            self._buffer = self._pinned = (
+                None  # freed first: old and new together may be more than the host has
+            )
+            if old is not None:  # its pauses are not for the training thread
+                threading.Thread(target=old.release, name="unpin", daemon=True).start()
             self._buffer = _fresh(elements, dtype)
         assert self._buffer is not None
         return self._buffer[:elements]

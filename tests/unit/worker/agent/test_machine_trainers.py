@@ -363,3 +363,12 @@ def test_it_is_never_longer_than_the_job_says(story: Story) -> None:
     story.hears(SetTimeouts(generation=1, hang_seconds=60.0))
     story.beats(generation=1, phase="backward")
     assert 2.9 < silent_after(story) < 3.5
+
+
+def test_a_member_at_work_has_more_time_also_where_its_step_is_usually_short(story: Story) -> None:
+    """The kernel is asked before the shorter limit is over."""
+    story.trains()
+    story.hears(SetTimeouts(generation=1, hang_seconds=0.9))
+    story.beats(generation=1, phase="backward")
+    story.passes(5.0, processors=1.0)
+    assert not [e for e in story.told_controller() if isinstance(e, TrainerFellSilent)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,31 @@ def test_a_snapshot_does_not_wait_for_memory_that_is_made_ready() -> None:
     reserving.join(WAIT_SECONDS)
     assert torch.equal(snapshot.body, torch.cat([each[3:8] for each in states["dense"].in_order()]))
     buffer.give_back(snapshot)
+
+
+def test_pinned_memory_that_is_too_small_is_let_go_by_another_thread() -> None:
+    """It takes its time, and training stands still meanwhile."""
+    releasers: list[threading.Thread] = []
+    released = threading.Event()
+
+    class Pinned:
+        def release(self) -> None:
+            releasers.append(threading.current_thread())
+            released.set()
+
+        def holds(self, tensor: torch.Tensor) -> bool:
+            return False
+
+    class Small(SnapshotBuffer):
+        def _made_ready(self, elements: int, dtype: torch.dtype) -> tuple[torch.Tensor, Any]:
+            return torch.empty(elements, dtype=dtype), Pinned()
+
+    buffer = Small()
+    buffer.reserve(3, torch.float32)
+    snapshot = taken(buffer.take(step=1, pieces=PIECES[:1], states={"dense": part_state(10, 1)}))
+    assert snapshot.body.numel() == 15
+    assert released.wait(WAIT_SECONDS)
+    assert releasers != [threading.current_thread()]
 
 
 def test_no_room_for_the_copy_is_a_memory_error_and_holds_nothing() -> None:
