@@ -96,8 +96,13 @@ def test_half_a_record_is_no_record(tmp_path: Path, text: str) -> None:
 
 
 def test_a_controller_is_alive_while_its_own_process_is(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", "--workdir", "."]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE) as process:
+    program = "import sys; print('runs', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, "--workdir", "."]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        # Popen returns before the kernel shows the new command line: only a running program surely has one.
+        assert process.stdout.readline() == b"runs\n"
         record = {"address": "127.0.0.1:1", "pid": process.pid}
         (tmp_path / workdir.CONTROLLER_FILE).write_text(json.dumps(record))
         assert workdir.controller_alive(tmp_path)
