@@ -41,6 +41,8 @@ class StrikeResult:
     """Why it was not."""
     deed: Deed | None = None
     at: float = 0.0
+    rest_seconds: float | None = None
+    """From the strike until the run was whole again and had gone on; None where it was not."""
     incidents: list[str] = field(default_factory=list)
     """Ids; the incidents themselves are in the run's evidence."""
 
@@ -174,8 +176,10 @@ def _strike(result: StrikeResult, stage: Stage, disk: SmallDisk | None, name: st
     before = frozenset(each["id"] for each in stage.incidents())
     scene = Scene(stage=stage, strike=strike, name=name, disk=disk, before=before)
     result.at = time.time()
+    began = time.monotonic()
     result.deed = STRIKES[strike.kind](scene)
     rest.await_rest(scene, result.deed)
+    result.rest_seconds = time.monotonic() - began
     result.incidents = [each["id"] for each in scene.incidents()]
     if result.deed.aftermath is Aftermath.NOTHING and result.incidents:
         raise NeverCame(f"{strike.kind.value}: nothing should have failed, but {scene.incidents()}")

@@ -39,6 +39,8 @@ class FaultRow:
     """Why it was never played, if so."""
     seconds: dict[str, tuple[float, float] | None]
     """Median and worst of each measure, over the incidents that its strikes led to."""
+    rest_seconds: tuple[float, float] | None
+    """Median and worst from a strike until every expert had its replicas again and two more steps were committed."""
 
 
 def rows(results: Sequence[RunResult]) -> list[FaultRow]:
@@ -59,6 +61,9 @@ def rows(results: Sequence[RunResult]) -> list[FaultRow]:
                 survived=sum(run.survived for run, _ in played),
                 skipped="" if played else strikes[0][1].skipped,
                 seconds={name: _spread(incidents, phases) for name, phases in MEASURES.items()},
+                rest_seconds=_summary(
+                    [each.rest_seconds for _, each in played if each.rest_seconds is not None]
+                ),
             )
         )
     return found
@@ -66,11 +71,21 @@ def rows(results: Sequence[RunResult]) -> list[FaultRow]:
 
 def table(results: Sequence[RunResult]) -> str:
     """For people; seconds as median and worst."""
-    head = ("FAULT", "RUNS", "SURVIVED", "DETECT", "REGROUP", "FIRST COMMIT", "OUTAGE", "WHAT IT IS")
+    head = (
+        "FAULT",
+        "RUNS",
+        "SURVIVED",
+        "DETECT",
+        "REGROUP",
+        "FIRST COMMIT",
+        "OUTAGE",
+        "WHOLE AGAIN",
+        "WHAT IT IS",
+    )
     lines: list[tuple[str, ...]] = [head]
     for row in rows(results):
         what = f"not here: needs {row.skipped}" if row.skipped else TRAITS[row.kind].words
-        cells = [_pair(row.seconds[name]) for name in MEASURES]
+        cells = [*(_pair(row.seconds[name]) for name in MEASURES), _pair(row.rest_seconds)]
         lines.append((row.kind.value, str(row.runs), str(row.survived), *cells, what))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
@@ -82,8 +97,9 @@ def table(results: Sequence[RunResult]) -> str:
         "Seconds are median / worst over incidents. OUTAGE is from the first sign to the next commit: the sum of the"
     )
     text.append(
-        "phases, confirmed by the ledger in each run. A run that fails counts against all of its faults."
+        "phases, confirmed by the ledger in each run. WHOLE AGAIN is from a strike until every expert has its replicas"
     )
+    text.append("and two more steps are committed. A run that fails counts against all of its faults.")
     return "\n".join(text)
 
 
@@ -102,7 +118,7 @@ def as_json(seed: int, results: Sequence[RunResult]) -> str:
                     "skipped": row.skipped or None,
                     **{
                         f"{name}_seconds": None if pair is None else {"median": pair[0], "worst": pair[1]}
-                        for name, pair in row.seconds.items()
+                        for name, pair in (*row.seconds.items(), ("rest", row.rest_seconds))
                     },
                 }
                 for row in rows(results)
@@ -122,14 +138,19 @@ def run_line(result: RunResult) -> str:
     plan = result.plan
     cluster = f"{plan.nodes} nodes, {plan.spares} spares, {plan.replicas} replicas"
     cluster += f", {plan.stages} stages" if plan.stages > 1 else ""
-    names = [
-        f"({each.strike.kind.value})" if each.skipped else each.strike.kind.value for each in result.strikes
-    ]
+    names = [_told(each) for each in result.strikes]
     verdict = "survived" if result.survived else f"FAILED: {result.offences[0].splitlines()[0]}"
     return (
         f"run {plan.number:3d}  {cluster}  {result.steps} steps, {len(result.incidents)} incidents, "
         f"{result.seconds:.0f} s  {verdict}  [{', '.join(names)}]"
     )
+
+
+def _told(strike: StrikeResult) -> str:
+    name = strike.strike.kind.value
+    if strike.skipped:
+        return f"({name})"
+    return name if strike.rest_seconds is None else f"{name} {strike.rest_seconds:.0f} s"
 
 
 def failure(result: RunResult, repeat: Sequence[str]) -> str:
@@ -180,6 +201,10 @@ def _spread(incidents: Sequence[dict[str, Any]], phases: Sequence[str]) -> tuple
         values = [incident["phases"][name] for name in phases]
         if None not in values:
             taken.append(sum(values))
+    return _summary(taken)
+
+
+def _summary(taken: Sequence[float]) -> tuple[float, float] | None:
     return (round(median(taken), 3), round(max(taken), 3)) if taken else None
 
 
