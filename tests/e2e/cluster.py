@@ -25,6 +25,9 @@ NAMESPACE = "understudy"
 PREFIX = tuple(shlex.split(os.environ.get("E2E_PREFIX", "")))
 IMAGE = os.environ.get("E2E_IMAGE", "understudy:latest")
 COMMAND_SECONDS = 90.0
+LEARNING_RATE = 0.001
+"""Small: what rounding changes grows with every step, at 0.004 by a factor of 1e8 in 800 steps."""
+TOLD_LINES = 60
 Object = dict[str, Any]
 
 
@@ -119,7 +122,7 @@ def job_object(name: str, *, nodes: int, spares: int, replicas: int, steps: int,
                     "sequence_length": 64,
                 },
                 "cluster": {"replicas": replicas},
-                "optimizer": {"schedule": "constant"},
+                "optimizer": {"schedule": "constant", "learning_rate": LEARNING_RATE},
                 "checkpoint": {"interval_seconds": 120},
                 "recovery": {"node_failures": 60, "mass_failure_share": 0.9},
             },
@@ -199,6 +202,21 @@ class Job:
             program, *words, "--kube-job", self.name, "--kube-namespace", NAMESPACE, "--output", "json"
         )
         return json.loads(said)
+
+    def told(self) -> str:
+        """All that helps to see why it is not as it should be."""
+        parts = [("status", json.dumps(self.status, indent=1))]
+        parts.append(("pods", kubectl("get", "pods", "--output", "wide", check=False)))
+        said = [str(each.get("message")) for each in events_of(self.name)]
+        parts.append(("Events", "\n".join(said)))
+        tail = f"--tail={TOLD_LINES}"
+        for pod in self.pods("controller"):
+            name = pod["metadata"]["name"]
+            parts.append((f"log of {name}", kubectl("logs", name, tail, check=False)))
+        parts.append(
+            ("log of the operator", kubectl("logs", "deployment/understudy-operator", tail, check=False))
+        )
+        return "\n".join(f"--- {title}\n{text}" for title, text in parts)
 
     def read_ledger(self) -> dict[int, Object]:
         """All committed steps. Raises AssertionError where a step is there twice, or one is missing."""

@@ -1,11 +1,11 @@
-"""One installation and one long job for the whole suite: each test breaks something, and leaves the job whole."""
+"""One installation and one undisturbed run for the whole suite, and a new job for each test to break."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -14,11 +14,25 @@ from tests.e2e.cluster import PREFIX, Job
 from tests.e2e.judging import Figures
 
 OVERLAY = os.environ.get("E2E_OVERLAY", "tests/e2e/overlay")
-REFERENCE_STEPS = int(os.environ.get("E2E_REFERENCE_STEPS", "4000"))
-"""Of the undisturbed run: losses are compared as far as it goes, which should be as far as the suite gets."""
+REFERENCE_STEPS = int(os.environ.get("E2E_REFERENCE_STEPS", "1200"))
+"""Of the undisturbed run: losses are compared as far as it goes, which should be as far as one test gets."""
 KEEP = bool(os.environ.get("E2E_KEEP"))
-"""Leave the jobs of the suite, and use those that are there: for one test at a time."""
+"""Leave the undisturbed run, and use the one that is there: for one test at a time."""
 STARTED_SECONDS = 300.0
+NAME_LETTERS = 30
+"""Of a test's name, so that the names of its job's pods are labels too."""
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Lets fixtures know that their test failed."""
+    del call
+    report = yield
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -67,29 +81,25 @@ def reference(installed: None) -> dict[int, float]:
     return losses
 
 
-@pytest.fixture(scope="session")
-def training(reference: dict[int, float]) -> Iterator[Job]:
-    """The job that everything befalls."""
-    assert reference
-    job = started("e2e", nodes=3, spares=1, replicas=3)
-    yield job
-    if not KEEP:
-        cluster.kubectl("delete", "moetrainingjob", "e2e", "--timeout=80s", check=False)
-
-
 @pytest.fixture
-def job(training: Job) -> Job:
-    """The same, whole."""
-    training.until_whole()
-    return training
+def job(request: pytest.FixtureRequest, reference: dict[int, float]) -> Iterator[Job]:
+    """A job of three nodes and a spare, whole, for one test; named after it, for Events outlive jobs."""
+    assert reference
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:NAME_LETTERS].strip("-")
+    made = started(name, nodes=3, spares=1, replicas=3)
+    try:
+        made.until_whole()
+        yield made
+    finally:
+        if request.node.stash.get(FAILED, False):
+            print(made.told())
+        cluster.kubectl("delete", "moetrainingjob", name, "--ignore-not-found", "--timeout=80s", check=False)
 
 
 def started(
     name: str, *, nodes: int, spares: int, replicas: int, steps: int = 1_000_000, tls: str = ""
 ) -> Job:
     """Apply a job and wait until it trains."""
-    if not KEEP:
-        cluster.kubectl("delete", "moetrainingjob", name, "--ignore-not-found", "--timeout=80s")
     asked = cluster.job_object(name, nodes=nodes, spares=spares, replicas=replicas, steps=steps, tls=tls)
     cluster.kubectl("apply", "--filename", "-", stdin=json.dumps(asked))
     made = Job(name=name, nodes=nodes, spares=spares, replicas=replicas)
