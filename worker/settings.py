@@ -123,6 +123,7 @@ def _folder(path: Path) -> Path:
 
 
 def _labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """One without a value is left out: a template had nothing to fill in."""
     labels: dict[str, str] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -130,6 +131,7 @@ def _labels(given: Sequence[str]) -> tuple[tuple[str, str], ...]:
             raise SettingsError(f"--label {text!r}: write NAME=VALUE, such as rack=r1")
         if labels.setdefault(name, value) != value:
             raise SettingsError(f"--label {text!r}: {name} is {labels[name]!r} already")
+    labels = {name: value for name, value in labels.items() if value}
     if len(labels) > LABELS_LIMIT:
         raise SettingsError(f"--label: {len(labels)} labels, the limit is {LABELS_LIMIT}")
     return tuple(sorted(labels.items()))

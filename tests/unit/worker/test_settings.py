@@ -37,7 +37,7 @@ def test_all_that_an_agent_can_be_told(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret\n")
     settings = _agent(
         tmp_path,
-        *("--label", "zone=b", "--label", "rack=r=1"),
+        *("--label", "zone=b", "--label", "rack=r=1", "--label", "row="),
         *("--token-file", str(tmp_path / "token"), "--host", "10.0.0.7", "--devices", "8"),
     )
     assert settings.labels == (("rack", "r=1"), ("zone", "b"))
