@@ -119,8 +119,8 @@ wheels: $(GENERATED) ## collect in `wheels` what the image is built from: this p
 image: wheels ## build the image understudy:latest without a network (BASE_IMAGE=python:3.11-slim-bookworm)
 	docker build --network=none $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) -t understudy:latest .
 
-e2e: $(GENERATED) ## the failure suite on a real cluster: see docs/KUBERNETES.md (KUBECONFIG, or a kind cluster is made)
-	$(PYTEST) -s --timeout=900 tests/e2e
+e2e: $(GENERATED) ## the failure suite on a real cluster (docs/KUBERNETES.md); ONLY=worker_pod_killed picks tests
+	$(PYTEST) -s --timeout=900 tests/e2e $(if $(ONLY),-k '$(ONLY)')
 
 clean: ## remove .venv, caches and generated code
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
