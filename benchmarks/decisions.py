@@ -2,8 +2,8 @@
 
 The cluster comes about through the same events that agents cause. Timed, in processor time, which other programs do not
 lengthen: a quiet heartbeat, a sweep of the limits in which nothing is due, a node's death (its stream is broken, then a
-peer reports a broken collective), a rack's (64 leases run out in one sweep, or a quarter of a small cluster), and a
-spare that is seated.
+peer reports a broken collective), a rack's (64 leases run out in one sweep, or a quarter of a small cluster), what is
+copied to make up for either, and a spare that is seated.
 Next: `control_plane.py`, the same with everything around it.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import noise
+from orchestrator import collector
 from orchestrator.core import events
 from orchestrator.core.events import Event, TrainerPhase, TrainerStatus
 from orchestrator.core.ids import CauseId, GenerationNumber, NodeId, Step, node_of, trainer_id
@@ -240,12 +241,15 @@ def measure(agents: int) -> dict[str, float]:
     if seats:
         result["copy planned"], result["spare seated"] = statistics.median(plans), statistics.median(seats)
     result["rack dies"] = rack(cluster)
+    replaced = seating(cluster)
+    if replaced is not None:
+        result["rack's copies"] = replaced[0]
     return result
 
 
 COLUMNS = (
-    "heartbeat", "quiet sweep", "node dies", "rack dies", "copy planned", "spare seated", "first generation",
-    "register", "ready", "join",
+    "heartbeat", "quiet sweep", "node dies", "rack dies", "copy planned", "rack's copies", "spare seated",
+    "first generation", "register", "ready", "join",
 )  # fmt: skip
 
 
@@ -258,6 +262,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="write the figures here too")
     options = parser.parse_args()
     before = noise.conditions()
+    collector.set_limits()
     found = {int(size): measure(int(size)) for size in options.agents.split(",")}
     print(noise.machine_text(noise.machine(before)))
     print("milliseconds; register, ready and join are all nodes together")

@@ -40,8 +40,10 @@ def main() -> int:
 
             return wandb_process.main(sys.stdin.buffer)
         read = settings.read(sys.argv[1:], os.environ)
-        from orchestrator import app  # a second of imports that --help and a bad command line do without
+        # A second of imports that --help and a bad command line do without.
+        from orchestrator import app, collector
 
+        collector.set_limits()
         code = app.run(read)
         if read.standby and code in _PASSING:
             _begin_again()

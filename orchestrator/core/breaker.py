@@ -45,16 +45,18 @@ def broken(state: ClusterState, at: float) -> Broken | None:
     job = state.job
     if job is None:
         return None
-    recovery, nodes = job.spec.recovery, node_ids(job.spec.cluster)
+    recovery = job.spec.recovery
     last = {node: record.losses[-1] for node, record in state.health.items() if record.losses}
     newest = max(last.values(), default=0.0)
     until = newest + recovery.mass_failure_wait_seconds
-    if not last or at >= until or _enough_alive(state):
+    lately = {
+        node for node, lost_at in last.items() if newest - lost_at <= recovery.mass_failure_window_seconds
+    }
+    many = max(LEAST_NODES - 1, recovery.mass_failure_share * job.spec.cluster.nodes)
+    if at >= until or len(lately) <= many:
         return None
-    lost = tuple(
-        node for node in nodes if newest - last.get(node, -1e18) <= recovery.mass_failure_window_seconds
-    )
-    if len(lost) < LEAST_NODES or len(lost) <= recovery.mass_failure_share * job.spec.cluster.nodes:
+    lost = tuple(node for node in node_ids(job.spec.cluster) if node in lately)
+    if len(lost) <= many or _enough_alive(state):
         return None
     return Broken(
         lost=lost,

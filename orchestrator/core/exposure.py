@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.core import incidents, stages
+from orchestrator.core import incidents, roster, stages
 from orchestrator.core.decision import Decision
 from orchestrator.core.state import ClusterState, Incident, IncidentKind
 from orchestrator.core.words import experts, lasting
@@ -29,7 +29,7 @@ def thin(state: ClusterState) -> tuple[int, ...]:
     if generation is None or job is None:
         return ()
     wanted = min(job.spec.cluster.replicas, job.spec.cluster.nodes)
-    return stages.thin(generation.placement, generation.members, wanted)
+    return stages.thin(generation.placement, roster.nodes_by_rank(generation), wanted)
 
 
 def look(decision: Decision) -> None:

@@ -200,16 +200,15 @@ def _keep_straggling(decision: Decision, generation: Generation) -> None:
 
 def _reseat(decision: Decision, generation: Generation) -> None:
     """Nodes with a member are active, live nodes without one are spares."""
-    seated = set(roster.nodes_by_rank(generation))
-    nodes = decision.state.nodes
-    to_seat = {node for node in seated if node in nodes and nodes[node].state is NodeState.SPARE}
-    to_unseat = {
-        node
-        for node, each in nodes.items()
-        if node not in seated and each.state in (NodeState.ACTIVE, NodeState.DRAINING)
-    }
-    for node in sorted(to_seat | to_unseat, key=natural):
-        if node in to_seat:
+    seated, wrong = roster.seating(generation).by_node, []
+    for node, each in decision.state.nodes.items():
+        match each.state:
+            case NodeState.SPARE if node in seated:
+                wrong.append(node)
+            case NodeState.ACTIVE | NodeState.DRAINING if node not in seated:
+                wrong.append(node)
+    for node in sorted(wrong, key=natural):
+        if node in seated:
             decision.move_node(node, NodeTrigger.SEAT, f"has a seat in generation {generation.number}")
         else:
             reason = f"has no seat in generation {generation.number}"

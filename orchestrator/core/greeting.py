@@ -7,14 +7,12 @@ Next: `membership.py`, which calls this.
 
 from __future__ import annotations
 
-import json
-
 from orchestrator.core import checkpoints, endings, generations, patience, repair, restarts, roster
 from orchestrator.core.actions import Fence, StopNode, Welcome
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import NodeRegistered, TrainerStatus
 from orchestrator.core.ids import GenerationNumber, NodeId
-from orchestrator.core.spec_mapping import to_mapping
+from orchestrator.core.spec_mapping import as_json
 from orchestrator.core.state import JobState, NodeState
 
 
@@ -39,7 +37,7 @@ def greet(decision: Decision, event: NodeRegistered, fence_reason: str) -> None:
             id=decision.action_id(),
             generation=decision.number,
             node=event.node,
-            config=json.dumps(to_mapping(decision.job.spec)),
+            config=as_json(decision.job.spec),
             reported_through=decision.state.reported_through,
         )
     )

@@ -7,7 +7,7 @@ Next: `machine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from orchestrator.core import roster
 from orchestrator.core.checkpoints import UNFINISHED
@@ -40,9 +40,10 @@ def check(state: ClusterState, *, same_generations: bool = False) -> None:
         raise InvariantViolation("; ".join(broken))
 
 
-def check_generations(state: ClusterState) -> None:
+def check_generations(state: ClusterState, new: Iterable[Generation]) -> None:
     """The laws whose breach would be sent to trainers. Raises InvariantViolation before anything is stored."""
-    broken = [text for law in (_generations_are_whole, _one_is_in_force) for text in law(state)]
+    broken = [text for generation in new for text in _is_whole(state, generation)]
+    broken += _one_is_in_force(state)
     if broken:
         raise InvariantViolation("; ".join(broken))
 
@@ -60,16 +61,19 @@ def check_growth(before: GenerationNumber, state: ClusterState) -> GenerationNum
 def _generations_are_whole(state: ClusterState) -> Iterator[str]:
     """Dense ranks, each trainer once, every expert held, each microbatch dealt once."""
     for generation in (state.generation, state.planned):
-        if generation is None:
-            continue
-        name = f"generation {generation.number}"
-        ranks = [member.rank for member in generation.members]
-        if ranks != list(range(len(ranks))):
-            yield f"{name} has ranks {ranks}"
-        if len({member.trainer for member in generation.members}) != len(ranks):
-            yield f"{name} seats a trainer twice"
-        if generation.members:
-            yield from _work_is_dealt(state, generation, name)
+        if generation is not None:
+            yield from _is_whole(state, generation)
+
+
+def _is_whole(state: ClusterState, generation: Generation) -> Iterator[str]:
+    name = f"generation {generation.number}"
+    ranks = [member.rank for member in generation.members]
+    if ranks != list(range(len(ranks))):
+        yield f"{name} has ranks {ranks}"
+    if len(roster.seats_by_trainer(generation)) != len(ranks):
+        yield f"{name} seats a trainer twice"
+    if generation.members:
+        yield from _work_is_dealt(state, generation, name)
 
 
 def _work_is_dealt(state: ClusterState, generation: Generation, name: str) -> Iterator[str]:
@@ -80,9 +84,9 @@ def _work_is_dealt(state: ClusterState, generation: Generation, name: str) -> It
         return
     for stage in range(spec.pipeline.stages):
         shares = zip(generation.members, generation.deal, strict=True)
-        dealt = sorted(index for each, mine in shares if each.stage == stage for index in mine)
-        if dealt != list(range(spec.batch.microbatches)):
-            yield f"{name} deals microbatches {dealt} to stage {stage}"
+        dealt = [index for each, mine in shares if each.stage == stage for index in mine]
+        if sorted(dealt) != list(range(spec.batch.microbatches)):
+            yield f"{name} deals microbatches {sorted(dealt)} to stage {stage}"
     if len(generation.placement) != spec.all_experts:
         yield f"{name} places {len(generation.placement)} of {spec.all_experts} experts"
     nodes = roster.nodes_by_rank(generation)
@@ -90,9 +94,9 @@ def _work_is_dealt(state: ClusterState, generation: Generation, name: str) -> It
     for expert, ranks in enumerate(generation.placement):
         if not ranks:
             yield f"{name} has nobody for expert {expert}"
-        elif not all(0 <= rank < len(nodes) for rank in ranks):
+        elif min(ranks) < 0 or max(ranks) >= len(nodes):
             yield f"{name} places expert {expert} on ranks {ranks} of {len(nodes)}"
-        elif any(stage_of[rank] != expert // spec.model.experts for rank in ranks):
+        elif {stage_of[rank] for rank in ranks} != {expert // spec.model.experts}:
             yield f"{name} places expert {expert} on ranks {ranks} of other stages"
         elif len({nodes[rank] for rank in ranks}) != len(ranks):
             yield f"{name} has two replicas of expert {expert} on one node"
@@ -114,7 +118,7 @@ def _one_is_in_force(state: ClusterState) -> Iterator[str]:
             yield f"generation {planned.number} is planned, yet {planned.kind.value} or begun"
         if state.acquisitions or state.memory.repair is not None:
             yield f"copies are under way while generation {planned.number} is planned"
-    strangers = state.joined - {member.trainer for member in generation.members}
+    strangers = state.joined - roster.seats_by_trainer(generation).keys()
     if strangers:
         yield f"{sorted(strangers)} joined generation {generation.number} without a seat"
 

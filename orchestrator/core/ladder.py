@@ -47,7 +47,7 @@ class Situation:
     """What was tried since the last committed step."""
     timed_out: bool = False
     suspicion: tuple[Rank, ...] = ()
-    """All ranks, the most suspect first."""
+    """All ranks, the most suspect first; nobody is suspected where members are lost."""
     circuit: Broken | None = None
     circuit_seconds: float = 0.0
     """How long it stays broken at most."""

@@ -76,8 +76,8 @@ class Machine:
         elif self.state.job is not None and isinstance(event, events.NodeRegistered):
             greeting.turn_away(decision, event)
         outcome = decision.outcome()
-        if any(isinstance(change, Generation) for change in outcome.changes):
-            check_generations(self.state)
+        if new := [change for change in outcome.changes if isinstance(change, Generation)]:
+            check_generations(self.state, new)
         return outcome
 
 

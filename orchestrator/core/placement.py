@@ -18,6 +18,7 @@ the nodes. Without domains every result is what it was. Next: `repair.py` and `g
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,9 +113,7 @@ def repair(
     shelf = _Shelf(placement, nodes, loads, domains=domains)
     wanted = min(replicas, len(set(nodes)))
     shelf.room = -(-sum(max(wanted, len(ranks)) for ranks in placement) // max(1, len(nodes)))
-    for expert in range(len(placement)):
-        while len(shelf.holders[expert]) < wanted and (able := shelf.free_for(expert, full)):
-            shelf.add(expert, shelf.emptiest(able, expert))
+    shelf.fill_gaps(wanted, full)
     for newcomer in newcomers:
         while domains and shelf.part(newcomer):
             pass
@@ -325,12 +324,28 @@ class _Shelf:
         self.holders[expert].append(rank)
         self._count(expert, rank, 1)
 
-    def free_for(self, expert: int, full: Sequence[Rank] = ()) -> list[Rank]:
+    def fill_gaps(self, wanted: int, full: Sequence[Rank] = ()) -> None:
+        """Give experts more replicas until each has as many as wanted, as far as there are ranks that can hold one."""
+        gaps = [expert for expert, ranks in enumerate(self.holders) if len(ranks) < wanted]
+        if not gaps:
+            return
+        emptiest_first = sorted(
+            (self.held[rank], self.load[rank], Rank(rank))
+            for rank in set(range(len(self.nodes))).difference(full)
+        )
+        for expert in gaps:
+            while len(self.holders[expert]) < wanted:
+                place = self._place_for(expert, emptiest_first)
+                if place is None:
+                    break
+                _, _, rank = emptiest_first.pop(place)
+                self.add(expert, rank)
+                insort(emptiest_first, (self.held[rank], self.load[rank], rank))
+
+    def free_for(self, expert: int) -> list[Rank]:
         """Ranks on nodes that have none of this expert."""
         taken = {self.nodes[rank] for rank in self.holders[expert]}
-        return [
-            Rank(rank) for rank, node in enumerate(self.nodes) if node not in taken and Rank(rank) not in full
-        ]
+        return [Rank(rank) for rank, node in enumerate(self.nodes) if node not in taken]
 
     def near(self, expert: int, rank: Rank, leaving: Rank | None = None) -> int:
         """Domains in common with the nearest replica of an expert, but for one that is to leave."""
@@ -339,14 +354,22 @@ class _Shelf:
         others = (self.nodes[each] for each in self.holders[expert] if each != leaving)
         return self._domains.nearest(self.nodes[rank], others)
 
-    def emptiest(self, ranks: Sequence[Rank], expert: int) -> Rank:
-        """Fewest replicas first: memory is what a rank has least of. While there is room, away from the others."""
+    def _place_for(self, expert: int, emptiest_first: Sequence[tuple[int, float, Rank]]) -> int | None:
+        """Where in the order the rank is that gets one more replica of an expert; None where nobody can hold it.
 
-        def cost(rank: Rank) -> tuple[bool, int, int, float, Rank]:
-            full = self.held[rank] >= self.room
-            return full, self.near(expert, rank), self.held[rank], self.load[rank], rank
-
-        return min(ranks, key=cost)
+        Fewest replicas first: memory is what a rank has least of. While there is room, away from the others.
+        """
+        taken = {self.nodes[rank] for rank in self.holders[expert]}
+        best, least = None, (True, len(self._domains.keys) + 1)
+        for place, (held, _, rank) in enumerate(emptiest_first):
+            if self.nodes[rank] in taken:
+                continue
+            cost = held >= self.room, self.near(expert, rank)
+            if cost < least:
+                best, least = place, cost
+            if not cost[1] or cost[0] > least[0]:
+                break  # nobody later in the order costs less
+        return best
 
     def lightest(self, ranks: Sequence[Rank], expert: int) -> Rank:
         """Least load first, away from the others, among the ranks that have not an even share of replicas yet."""

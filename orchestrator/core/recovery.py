@@ -172,18 +172,16 @@ def assess(
     state, spec = decision.state, decision.job.spec
     circuit = breaker.broken(state, decision.at)
     survivors = tuple(each for each in generation.members if each.trainer not in gone)
+    lost = tuple(each for each in generation.members if each.trainer in gone)
     new_rank = {each.rank: Rank(rank) for rank, each in enumerate(survivors)}
+    free, starting = roster.unseated(state, decision.policy, gone)
     return Situation(
         generation=generation,
         survivors=survivors,
-        lost=tuple(each for each in generation.members if each.trainer in gone),
+        lost=lost,
         placement=placement.remove(generation.placement, new_rank),
-        free=roster.spread(
-            state,
-            [each for each in roster.free(state, decision.policy) if each.trainer not in gone],
-            survivors,
-        ),
-        starting=roster.starting(state, gone),
+        free=roster.spread(state, free, survivors),
+        starting=starting,
         committed=state.committed,
         saved=tiers.newest(state),
         must_restore=must_restore,
@@ -193,7 +191,7 @@ def assess(
         microbatches=spec.batch.microbatches,
         stages=spec.pipeline.stages,
         effort=_effort(decision, generation),
-        suspicion=_suspicion(state, generation),
+        suspicion=() if lost else _suspicion(state, generation),
         circuit=circuit,
         circuit_seconds=circuit.until - decision.at if circuit else 0.0,
     )

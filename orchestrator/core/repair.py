@@ -220,10 +220,11 @@ def _lacking(generation: Generation, target: Target) -> dict[int, list[int]]:
 
 
 def _donors(generation: Generation, parts: dict[TrainerId, list[str]]) -> tuple[Donor, ...]:
+    seats = roster.seats_by_trainer(generation)
+    giving = sorted((seats[trainer] for trainer in parts), key=lambda each: each.rank)
     return tuple(
         Donor(trainer=each.trainer, peer_address=each.peer_address, parts=tuple(parts[each.trainer]))
-        for each in generation.members
-        if each.trainer in parts
+        for each in giving
     )
 
 
@@ -291,14 +292,13 @@ def _seat(decision: Decision) -> None:
         return
     members = []
     seats = roster.seats_by_trainer(generation)
+    free = {each.trainer: each for each in roster.free(state, decision.policy)}
     for trainer, start, stage in repair.members:
-        seated = seats.get(trainer) or next(
-            (each for each in roster.free(state, decision.policy) if each.trainer == trainer), None
-        )
+        seated = seats.get(trainer) or free.get(trainer)
         if seated is None or seated.start != start:
             drop(decision, f"{trainer} is not what it was")
             return
-        members.append(replace(seated, stage=stage))
+        members.append(seated if seated.stage == stage else replace(seated, stage=stage))
     first = incidents.first_open(state)
     number = decision.next_number()
     for record in tuple(incidents.open_incidents(state)):
@@ -329,7 +329,7 @@ def _settle(decision: Decision) -> None:
         return
     cluster = job.spec.cluster
     nodes = roster.nodes_by_rank(generation)
-    thin = stages.thin(generation.placement, generation.members, min(cluster.replicas, cluster.nodes))
+    thin = stages.thin(generation.placement, nodes, min(cluster.replicas, cluster.nodes))
     apart = stages.apart(generation.placement, generation.members, roster.domains_of(state))
     again = f"every expert has {count(cluster.replicas, 'replica')} again{f', {apart}' if apart else ''}"
     seats, taken, depth = roster.seats(cluster), len(generation.members), job.spec.pipeline.stages

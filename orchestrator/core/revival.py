@@ -77,24 +77,20 @@ def advance(decision: Decision) -> None:
 def _coming(decision: Decision) -> int:
     """Trainers that are there, starting, or asked for."""
     state = decision.state
-    asked = sum(1 for node in state.nodes.values() if node.state is NodeState.REQUESTED)
     planned = (
         len(state.planned.members) - len(state.generation.members)
         if state.planned and state.generation
         else 0
     )
     devices = decision.job.spec.cluster.devices_per_node
-    suspect = sum(
+    awaited = sum(
         1
         for node in state.nodes.values()
-        if node.state is NodeState.SUSPECT and not roster.members_on(state.generation, node.id)
+        if node.state is NodeState.REQUESTED
+        or (node.state is NodeState.SUSPECT and not roster.members_on(state.generation, node.id))
     )
-    return (
-        len(roster.free(state, decision.policy))
-        + len(roster.starting(state))
-        + (asked + suspect) * devices
-        + max(0, planned)
-    )
+    free, starting = roster.unseated(state, decision.policy)
+    return len(free) + len(starting) + awaited * devices + max(0, planned)
 
 
 def _recent_starts(decision: Decision, node: NodeId) -> tuple[float, ...]:

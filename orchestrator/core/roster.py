@@ -60,16 +60,12 @@ def seating(generation: Generation) -> Seating:
     for known in _seatings:
         if known.generation is generation:
             return known
-    by_node: dict[NodeId, list[Member]] = {}
-    nodes = tuple(node_of(each.trainer) for each in generation.members)
+    by_trainer = {each.trainer: each for each in generation.members}
+    nodes = tuple([node_of(each.trainer) for each in generation.members])
+    by_node: dict[NodeId, tuple[Member, ...]] = {}
     for node, each in zip(nodes, generation.members, strict=True):
-        by_node.setdefault(node, []).append(each)
-    made = Seating(
-        generation=generation,
-        by_trainer={each.trainer: each for each in generation.members},
-        by_node={node: tuple(members) for node, members in by_node.items()},
-        nodes=nodes,
-    )
+        by_node[node] = (*by_node.get(node, ()), each)
+    made = Seating(generation=generation, by_trainer=by_trainer, by_node=by_node, nodes=nodes)
     _seatings.insert(0, made)
     del _seatings[SEATINGS_LIMIT:]
     return made
@@ -137,6 +133,25 @@ def free(state: ClusterState, policy: Policy, *, doubtful: bool = False) -> tupl
 
     `doubtful` adds those on nodes in quarantine, last.
     """
+    return _free(state, policy, _candidates(state, doubtful=doubtful))
+
+
+def starting(state: ClusterState, leaving: Collection[TrainerId] = ()) -> tuple[TrainerId, ...]:
+    """Trainers that will be free once they have started, in order; `leaving` are members that lose their seat."""
+    return _starting(state, _candidates(state, leaving))
+
+
+def unseated(
+    state: ClusterState, policy: Policy, leaving: Collection[TrainerId] = ()
+) -> tuple[tuple[Member, ...], tuple[TrainerId, ...]]:
+    """Who is `free` and who is `starting`, with one look at all nodes. Who is leaving is not free before it has been
+    started afresh."""
+    candidates = tuple(_candidates(state, leaving))
+    staying = [status for status in candidates if status.trainer not in leaving]
+    return _free(state, policy, staying), _starting(state, candidates)
+
+
+def _free(state: ClusterState, policy: Policy, statuses: Iterable[TrainerStatus]) -> tuple[Member, ...]:
     return tuple(
         Member(
             trainer=status.trainer,
@@ -145,20 +160,18 @@ def free(state: ClusterState, policy: Policy, *, doubtful: bool = False) -> tupl
             store_address=status.store_address,
             peer_address=status.peer_address,
         )
-        for status in _candidates(state, doubtful=doubtful)
-        if status.ready
-        and status.silent_seconds < policy.hang_seconds
-        and status.start > state.memory.fenced_starts.get(status.trainer, 0)
+        for status in statuses
+        if status.ready and status.silent_seconds < policy.hang_seconds and not _fenced(state, status)
     )
 
 
-def starting(state: ClusterState, leaving: Collection[TrainerId] = ()) -> tuple[TrainerId, ...]:
-    """Trainers that will be free once they have started, in order; `leaving` are members that lose their seat."""
-    return tuple(
-        status.trainer
-        for status in _candidates(state, leaving)
-        if not status.ready or status.start <= state.memory.fenced_starts.get(status.trainer, 0)
-    )
+def _starting(state: ClusterState, statuses: Iterable[TrainerStatus]) -> tuple[TrainerId, ...]:
+    return tuple(status.trainer for status in statuses if not status.ready or _fenced(state, status))
+
+
+def _fenced(state: ClusterState, status: TrainerStatus) -> bool:
+    """This process is to be ended, so it is not the one that may have a seat."""
+    return status.start <= state.memory.fenced_starts.get(status.trainer, 0)
 
 
 def _candidates(

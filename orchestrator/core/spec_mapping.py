@@ -6,12 +6,13 @@ The mapping holds what JSON holds (dictionaries, lists, strings, numbers, boolea
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from orchestrator.core.problems import Problem
@@ -33,6 +34,12 @@ def to_mapping(spec: JobSpec) -> dict[str, Any]:
     mapping = _plain(spec)
     assert isinstance(mapping, dict)
     return mapping
+
+
+@lru_cache(maxsize=1)
+def as_json(spec: JobSpec) -> str:
+    """The same as text, made once for a job: thousands of agents are told it one after the other."""
+    return json.dumps(to_mapping(spec))
 
 
 def from_mapping(mapping: Mapping[str, Any]) -> JobSpec:

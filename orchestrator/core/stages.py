@@ -41,6 +41,8 @@ def seated(members: Sequence[Member], stages: int, domains: Domains = NOWHERE) -
 
 def widths(members: Sequence[Member], stages: int) -> list[int]:
     """How many members each stage has."""
+    if stages == 1:
+        return [len(members)]
     count = Counter(member.stage for member in members)
     return [count[stage] for stage in range(stages)]
 
@@ -52,16 +54,18 @@ def joined(
 
     Of two such stages the one that has less on the newcomer's node, then in its failure domains, then the first.
     """
-    members = list(kept)
+    members, have = list(kept), widths(kept, stages)
+    there = Counter((node_of(each.trainer), each.stage) for each in kept if stages > 1)
     for newcomer in newcomers:
         node = node_of(newcomer.trainer)
-        have = widths(members, stages)
-        here = Counter(each.stage for each in members if node_of(each.trainer) == node)
+        here = [there[node, stage] for stage in range(stages)]
         near: Counter[int] = Counter()
         for each in members if domains and stages > 1 else ():
             near[each.stage] += domains.shared(node, node_of(each.trainer))
         stage = min(range(stages), key=lambda stage: (have[stage], here[stage], near[stage], stage))
         members.append(replace(newcomer, stage=stage))
+        have[stage] += 1
+        there[node, stage] += 1
     return tuple(members)
 
 
@@ -109,6 +113,8 @@ def fresh(
 
 def missing(where: Placement, members: Sequence[Member], stages: int, replicas: int) -> tuple[int, ...]:
     """Experts with fewer replicas than `replicas`, or than their stage has nodes: see `placement.missing`."""
+    if stages == 1:
+        return placement.missing(where, _nodes(members), replicas)
     experts = len(where) // stages
     found: list[int] = []
     for stage, ranks, nodes in _stages(members, stages):
@@ -117,12 +123,10 @@ def missing(where: Placement, members: Sequence[Member], stages: int, replicas: 
     return tuple(found)
 
 
-def thin(where: Placement, members: Sequence[Member], wanted: int) -> tuple[int, ...]:
-    """Experts on fewer than `wanted` nodes, whatever their stage has."""
+def thin(where: Placement, nodes: Sequence[NodeId], wanted: int) -> tuple[int, ...]:
+    """Experts on fewer than `wanted` nodes, whatever their stage has; rank r stands on `nodes[r]`."""
     return tuple(
-        expert
-        for expert, ranks in enumerate(where)
-        if len({node_of(members[rank].trainer) for rank in ranks}) < wanted
+        expert for expert, ranks in enumerate(where) if len({nodes[rank] for rank in ranks}) < wanted
     )
 
 
@@ -130,7 +134,7 @@ def apart(where: Placement, members: Sequence[Member], domains: Domains) -> str:
     """Whether replicas stand apart in the failure domains that are known, in words; empty where none is."""
     if not domains:
         return ""
-    together = placement.crowded(where, [node_of(member.trainer) for member in members], domains)
+    together = placement.crowded(where, _nodes(members), domains)
     kinds = " or ".join(domains.keys)
     if not together:
         return f"no two in one {kinds}"
@@ -153,6 +157,9 @@ def repaired(
     """
     experts = len(where) // stages
     result: list[tuple[Rank, ...]] = []
+    if stages == 1:
+        known = loads if len(loads) == len(where) else ()
+        return placement.repair(where, _nodes(members), replicas, newcomers, known, full, domains)
     for stage, ranks, nodes in _stages(members, stages):
         index = {rank: Rank(place) for place, rank in enumerate(ranks)}
         local = placement.repair(
@@ -166,6 +173,11 @@ def repaired(
         )
         result += _global(local, ranks)
     return tuple(result)
+
+
+def _nodes(members: Sequence[Member]) -> list[NodeId]:
+    """The node of every rank."""
+    return [node_of(member.trainer) for member in members]
 
 
 def _stages(
