@@ -28,7 +28,8 @@ ASK_SECONDS = 10.0
 
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # how long a connection may take to come about, too: a forward is slow
+    # How long a connection may take to come about, too: a forward is slow.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
 )
