@@ -8,6 +8,8 @@ survivor has read the new assignment, and again until the last one has read that
 
 The controller is pinned to one core and all agents to another (`--cores`), for on one machine both sides compete;
 agents are Python too, and their own delays count as round trip. `--agents` names the sizes, `--json` keeps the figures.
+The table comes within `--minutes`, whatever happens: a size that takes too long is given up, said, and shown as far as
+it got.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,18 +35,26 @@ import yaml
 
 from benchmarks import noise
 
-START_SECONDS = 600.0
+START_SECONDS = 300.0
 ANSWER_SECONDS = 120.0
 DEATHS = 3
 _POLL_SECONDS = 0.02
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cores:
-    """Which processors the two sides run on."""
+class GivenUp(Exception):
+    """A size did not get where it should, or not within its time."""
 
-    controller: str
-    agents: str
+
+class Deadline:
+    """When the whole run is to be over."""
+
+    def __init__(self, minutes: float) -> None:
+        self._at = time.monotonic() + 60.0 * minutes
+
+    @property
+    def left(self) -> float:
+        """Seconds, not below 0."""
+        return max(0.0, self._at - time.monotonic())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +80,8 @@ class Figures:
     seated: list[float] = field(default_factory=list)
     """From the death until the last one knows that a spare has the seat."""
     lost_streams: list[str] = field(default_factory=list)
+    given_up: str = ""
+    """What did not come in time; the figures are those until then."""
 
 
 class Fleet:
@@ -90,7 +103,7 @@ class Fleet:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a process of agents ended early; its words are above")
+            raise GivenUp("a process of agents ended early; its words are above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -139,26 +152,33 @@ class Agents:
 class Controller:
     """A real controller process in a folder of its own."""
 
-    def __init__(self, folder: Path, job: dict[str, Any], cores: str, wrap: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, job: dict[str, Any], options: argparse.Namespace) -> None:
         self.workdir = folder / "run"
         self.workdir.mkdir()
         job_file = folder / "job.yaml"
         job_file.write_text(yaml.safe_dump(job))
-        program = [*wrap, sys.executable, "-m", "orchestrator", "--workdir", str(self.workdir)]
+        program = [*options.wrap, sys.executable, "-m", "orchestrator", "--workdir", str(self.workdir)]
         arguments = ["--job", str(job_file), "--agents", "elsewhere"]
         self.log = (folder / "controller.log").open("w")
         self.process = subprocess.Popen(
-            ["taskset", "-c", cores, *program, *arguments], stdout=self.log, stderr=subprocess.STDOUT
+            ["taskset", "-c", options.cores[0], *program, *arguments],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
         )
         record = self.workdir / "controller.json"
-        _wait(record.exists, START_SECONDS, "the controller serves", self._alive)
+        try:
+            _wait(record.exists, options.deadline.left, "the controller serves", self._alive)
+        except GivenUp:
+            self.process.kill()
+            self.process.wait()
+            raise
         said = json.loads(record.read_text())
         self.address: str = said["address"]
         self.pid: int = said["pid"]
 
     def _alive(self) -> None:
         if self.process.poll() is not None:
-            raise SystemExit(f"the controller ended with {self.process.returncode}: {self.log.name}")
+            raise GivenUp(f"the controller ended with {self.process.returncode}: {self.log.name}")
 
     def processor_seconds(self) -> float:
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -199,11 +219,12 @@ class Controller:
 def _wait(
     condition: Callable[[], bool], seconds: float, what: str, check: Callable[[], None] = lambda: None
 ) -> None:
+    """Raises GivenUp."""
     limit = time.monotonic() + seconds
     while not condition():
         check()
         if time.monotonic() > limit:
-            raise SystemExit(f"not within {seconds:g} s: {what}")
+            raise GivenUp(f"not within {seconds:.0f} s: {what}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -229,32 +250,43 @@ def job_of(agents: int) -> dict[str, Any]:
 
 
 def measure(agents: int, options: argparse.Namespace, folder: Path) -> Figures:
-    """One size from an empty folder to the end."""
-    cores = Cores(controller=options.cores[0], agents=options.cores[1])
-    job = job_of(agents)
-    figures = Figures(agents=agents)
-    controller = Controller(folder, job, cores.controller, options.wrap)
-    fleets = [Fleet(controller.address, job, cores.agents) for _ in range(options.processes)]
-    everybody = Agents(fleets)
-    try:
-        began = time.monotonic()
-        everybody.open(range(1, agents + 1))
-        _wait(lambda: everybody.alive() >= agents, START_SECONDS, "all agents are welcome")
-        print(f"  all welcome after {time.monotonic() - began:.1f} s", file=sys.stderr)
-        _wait(lambda: everybody.told(1)[0] >= agents, START_SECONDS, "the first generation is known to all")
-        figures.start_seconds = everybody.told(1)[1] - began
-        print(f"  first generation after {figures.start_seconds:.1f} s", file=sys.stderr)
-        time.sleep(options.settle)
-        _steady(figures, controller, everybody, options.seconds)
-        for _ in range(options.deaths):
-            _death(figures, everybody)
+    """One size from an empty folder to the end, or as far as its time lasts."""
+    job, figures = job_of(agents), Figures(agents=agents)
+    with ExitStack() as ends:
+        try:
+            controller = Controller(folder, job, options)
+            ends.callback(controller.end)
+            fleets = [Fleet(controller.address, job, options.cores[1]) for _ in range(options.processes)]
+            for fleet in fleets:
+                ends.callback(fleet.end)
+            everybody = Agents(fleets)
+            _start(figures, everybody, options.deadline)
             time.sleep(options.settle)
-        figures.lost_streams = everybody.lost()
-    finally:
-        for fleet in fleets:
-            fleet.end()
-        controller.end()
+            _steady(figures, controller, everybody, options.seconds)
+            for _ in range(options.deaths):
+                _death(figures, everybody, options.deadline)
+                time.sleep(options.settle)
+            figures.lost_streams = everybody.lost()
+        except GivenUp as late:
+            figures.given_up = str(late)
     return figures
+
+
+def _start(figures: Figures, everybody: Agents, deadline: Deadline) -> None:
+    """Until all agents train."""
+    began = time.monotonic()
+    everybody.open(range(1, figures.agents + 1))
+    limit = min(START_SECONDS, deadline.left)
+    _wait(lambda: everybody.alive() >= figures.agents, limit, "all agents are welcome")
+    _say(f"all welcome after {time.monotonic() - began:.1f} s")
+    limit = min(START_SECONDS, deadline.left)
+    _wait(lambda: everybody.told(1)[0] >= figures.agents, limit, "the first generation is known to all")
+    figures.start_seconds = everybody.told(1)[1] - began
+    _say(f"first generation after {figures.start_seconds:.1f} s")
+
+
+def _say(words: str) -> None:
+    print(f"  {words}", file=sys.stderr, flush=True)
 
 
 def _steady(figures: Figures, controller: Controller, agents: Agents, seconds: float) -> None:
@@ -281,8 +313,8 @@ def _steady(figures: Figures, controller: Controller, agents: Agents, seconds: f
         figures.round_trip_max = trips[-1]
 
 
-def _death(figures: Figures, agents: Agents) -> None:
-    """One member dies; two others report it, as its peers in a collective would."""
+def _death(figures: Figures, agents: Agents, deadline: Deadline) -> None:
+    """One member dies; two others report it, as its peers in a collective would. Raises GivenUp."""
     members: dict[str, int] = agents.ask(do="members")[0]["members"]
     by_rank = {rank: trainer for trainer, rank in members.items()}
     rank = len(members) // 2
@@ -291,13 +323,14 @@ def _death(figures: Figures, agents: Agents) -> None:
     agents.ask(do="complain", trainers=[by_rank[rank - 1], by_rank[rank + 1]])
     _wait(
         lambda: agents.told(before + 1)[0] >= alive - 1,
-        ANSWER_SECONDS,
+        min(ANSWER_SECONDS, deadline.left),
         "all survivors have the new assignment",
     )
     figures.death.append(agents.told(before + 1)[1] - died)
+    _say(f"a node died: all knew after {figures.death[-1]:.2f} s")
     _wait(
         lambda: agents.told(before + 2)[0] >= alive - 1,
-        ANSWER_SECONDS,
+        min(ANSWER_SECONDS, deadline.left),
         "all know of the spare that is seated",
     )
     figures.seated.append(agents.told(before + 2)[1] - died)
@@ -310,23 +343,26 @@ HEAD = (
 
 
 def row(figures: Figures) -> list[str]:
-    """One line of the table."""
-    thousand = 1000.0
-    return [
-        str(figures.agents),
+    """One line of the table; a dash for what was not measured."""
+    milli, measured = 1000.0, figures.heartbeats_per_second > 0.0
+    steady = [
         f"{figures.heartbeats_per_second:.0f}",
-        f"{figures.round_trip_p50 * thousand:.1f}",
-        f"{figures.round_trip_p99 * thousand:.1f}",
-        f"{figures.round_trip_max * thousand:.1f}",
-        f"{figures.sent_late_p99 * thousand:.1f}",
+        f"{figures.round_trip_p50 * milli:.1f}",
+        f"{figures.round_trip_p99 * milli:.1f}",
+        f"{figures.round_trip_max * milli:.1f}",
+        f"{figures.sent_late_p99 * milli:.1f}",
         f"{figures.controller_cores:.2f}",
         f"{figures.memory_bytes / 1e6:.0f}",
         f"{figures.rows_per_second:.2f}",
-        f"{figures.written_bytes_per_second / thousand:.1f}",
+        f"{figures.written_bytes_per_second / milli:.1f}",
+    ]
+    return [
+        str(figures.agents),
+        *(steady if measured else ["-"] * len(steady)),
         f"{statistics.median(figures.death):.3f}" if figures.death else "-",
         f"{statistics.median(figures.seated):.3f}" if figures.seated else "-",
-        f"{figures.start_seconds:.1f}",
-        f"{figures.agents_cores:.2f}",
+        f"{figures.start_seconds:.1f}" if figures.start_seconds else "-",
+        f"{figures.agents_cores:.2f}" if measured else "-",
     ]
 
 
@@ -336,7 +372,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--agents", default="16,128,1024,4096,10000", help="sizes, by comma")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of steady heartbeats")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of steady heartbeats")
+    parser.add_argument("--minutes", type=float, default=8.5, help="until the table is there")
     parser.add_argument("--settle", type=float, default=3.0, help="seconds of rest before a measurement")
     parser.add_argument("--deaths", type=int, default=DEATHS)
     parser.add_argument("--processes", type=int, default=1, help="that the agents are spread over")
@@ -348,15 +385,18 @@ def main() -> None:
     options.cores, options.wrap = options.cores.split(":"), options.wrap.split()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    options.deadline = Deadline(options.minutes)
     before, found = noise.conditions(), []
     for agents in (int(size) for size in options.agents.split(",")):
-        print(f"{agents} agents", file=sys.stderr)
+        print(f"{agents} agents", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="control-plane-") as folder:
             found.append(measure(agents, options, options.keep or Path(folder)))
     described = noise.machine(before)
     print(noise.machine_text(described))
     print(noise.table(HEAD, [row(each) for each in found]))
     for each in found:
+        if each.given_up:
+            print(f"{each.agents} agents: given up, {each.given_up}")
         if each.lost_streams:
             print(f"{each.agents} agents: streams were lost, for example {each.lost_streams[0]}")
     if options.json is not None:
