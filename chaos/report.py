@@ -17,6 +17,7 @@ from typing import Any
 from chaos.downtime import PHASES
 from chaos.kinds import TRAITS, Kind
 from chaos.player import RunResult, StrikeResult
+from orchestrator.cli import rows as cli_rows
 
 MEASURES = {
     "detect": ("detect_seconds",),
@@ -24,6 +25,11 @@ MEASURES = {
     "first_commit": ("first_commit_seconds",),
     "outage": PHASES,
 }
+_LEGEND = (
+    "Seconds are median / worst over the incidents that training waited for. OUTAGE is from the first sign to the next",
+    "commit: the sum of the phases, confirmed by the ledger in each run. WHOLE AGAIN is from a strike until each expert",
+    "has its replicas and two more steps are committed. A run that fails counts against all of its faults.",
+)
 _LINES_OF_OUTPUT = 60
 _DULL = (" step ", " nodes ")
 
@@ -38,7 +44,7 @@ class FaultRow:
     skipped: str
     """Why it was never played, if so."""
     seconds: dict[str, tuple[float, float] | None]
-    """Median and worst of each measure, over the incidents that its strikes led to."""
+    """Median and worst of each measure, over the incidents of its strikes that training waited for."""
     rest_seconds: tuple[float, float] | None
     """Median and worst from a strike until every expert had its replicas again and two more steps were committed."""
 
@@ -51,9 +57,8 @@ def rows(results: Sequence[RunResult]) -> list[FaultRow]:
         if not strikes:
             continue
         played = [(run, each) for run, each in strikes if not each.skipped]
-        incidents = [
-            run.incidents[name] for run, each in played for name in each.incidents if name in run.incidents
-        ]
+        known = [run.incidents.get(name) for run, each in played for name in each.incidents]
+        incidents = [each for each in known if each is not None and not cli_rows.went_on(each)]
         found.append(
             FaultRow(
                 kind=kind,
@@ -93,13 +98,7 @@ def table(results: Sequence[RunResult]) -> str:
         for line in lines
     ]
     text.append("")
-    text.append(
-        "Seconds are median / worst over incidents. OUTAGE is from the first sign to the next commit: the sum of the"
-    )
-    text.append(
-        "phases, confirmed by the ledger in each run. WHOLE AGAIN is from a strike until every expert has its replicas"
-    )
-    text.append("and two more steps are committed. A run that fails counts against all of its faults.")
+    text += _LEGEND
     return "\n".join(text)
 
 
