@@ -373,7 +373,7 @@ def main() -> None:
     )
     parser.add_argument("--agents", default="16,128,1024,4096,10000", help="sizes, by comma")
     parser.add_argument("--seconds", type=float, default=15.0, help="of steady heartbeats")
-    parser.add_argument("--minutes", type=float, default=8.5, help="until the table is there")
+    parser.add_argument("--minutes", type=float, default=8.0, help="until the table is there")
     parser.add_argument("--settle", type=float, default=3.0, help="seconds of rest before a measurement")
     parser.add_argument("--deaths", type=int, default=DEATHS)
     parser.add_argument("--processes", type=int, default=1, help="that the agents are spread over")

@@ -1,9 +1,9 @@
 """How long the decision core thinks, from 16 to 10,000 nodes: no network, no database, one event after the other.
 
 The cluster comes about through the same events that agents cause. Timed, in processor time, which other programs do not
-lengthen: a quiet heartbeat, a sweep of the limits in which nothing is due, a node's death (its stream is broken, then a
-peer reports a broken collective), a rack's (64 leases run out in one sweep, or a quarter of a small cluster), what is
-copied to make up for either, and a spare that is seated.
+lengthen: a quiet heartbeat, a sweep of the limits in which nothing is due, the scoring of all members for stragglers
+(every 5 seconds), a node's death (its stream is broken, then a peer reports a broken collective), a rack's (64 leases
+run out in one sweep, or a quarter of a small cluster), what is copied to make up for either, and a spare being seated.
 Next: `control_plane.py`, the same with everything around it.
 """
 
@@ -34,6 +34,7 @@ EXPERTS = 128
 RACK = 64
 ROUNDS = 3
 QUIET_ROUNDS = 2000
+STEPS_SCORED = 6
 
 
 def shape(agents: int) -> tuple[int, int, int]:
@@ -124,7 +125,13 @@ def status(node: NodeId, number: GenerationNumber, operation: int) -> TrainerSta
         operation=operation,
         waiting=False,
         silent_seconds=0.0,
+        work_seconds=0.9 + 0.0001 * (number_of(node) % 100),
     )
+
+
+def number_of(node: NodeId) -> int:
+    """The number in its name."""
+    return int(node.rpartition("-")[2])
 
 
 def started(agents: int) -> tuple[Cluster, dict[str, float]]:
@@ -229,6 +236,11 @@ def measure(agents: int) -> dict[str, float]:
     for operation in (1, 2):
         beats = [cluster.beat(nodes[index % len(nodes)], operation + index) for index in range(QUIET_ROUNDS)]
     result["heartbeat"] = statistics.median(beats)
+    for step in range(STEPS_SCORED):
+        for node in nodes:
+            cluster.beat(node, QUIET_ROUNDS + step)
+    result["scoring"] = statistics.median(cluster.say(events.RedundancyScanDue)[1] for _ in range(ROUNDS))
+    assert len(cluster.state.memory.scores) == len(cluster.generation.members) or agents < STEPS_SCORED
     result["quiet sweep"] = statistics.median(cluster.say(events.LeasesDue)[1] for _ in range(9))
     deaths, plans, seats = [], [], []
     for _ in range(ROUNDS):
@@ -248,7 +260,7 @@ def measure(agents: int) -> dict[str, float]:
 
 
 COLUMNS = (
-    "heartbeat", "quiet sweep", "node dies", "rack dies", "copy planned", "rack's copies", "spare seated",
+    "heartbeat", "quiet sweep", "scoring", "node dies", "rack dies", "copy planned", "rack's copies", "spare seated",
     "first generation", "register", "ready", "join",
 )  # fmt: skip
 

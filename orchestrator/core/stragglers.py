@@ -20,7 +20,7 @@ from statistics import median
 
 from orchestrator.core import health, incidents, placement, quarantine, roster
 from orchestrator.core.decision import Decision, in_order
-from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
+from orchestrator.core.ids import NodeId, TrainerId, node_of
 from orchestrator.core.pair_verdict import Finding, Verdict
 from orchestrator.core.state import ClusterState, Generation, IncidentKind, Member, NodeState
 from orchestrator.core.words import listed
@@ -102,10 +102,10 @@ def shares(generation: Generation, expert_load: Sequence[int]) -> dict[TrainerId
         tokens = list(placement.load_by_rank(generation.placement, world, expert_load))
     found = {}
     for peers in _stages(generation):
-        ranks = [member.rank for member in peers]
+        a_microbatch, a_token = _fair(microbatches, peers), _fair(tokens, peers)
         for member in peers:
-            shares_here = (_fair(amounts, member.rank, ranks) for amounts in (microbatches, tokens))
-            found[member.trainer] = max(*shares_here, LEAST_SHARE)
+            dealt, routed = microbatches[member.rank] * a_microbatch, tokens[member.rank] * a_token
+            found[member.trainer] = max(dealt, routed, LEAST_SHARE)
     return found
 
 
@@ -115,9 +115,10 @@ def _stages(generation: Generation) -> list[list[Member]]:
     return [[member for member in generation.members if member.stage == number] for number in numbers]
 
 
-def _fair(amounts: Sequence[float], rank: Rank, among: Sequence[Rank]) -> float:
-    total = sum(amounts[each] for each in among)
-    return amounts[rank] * len(among) / total if total else 0.0
+def _fair(amounts: Sequence[float], peers: Sequence[Member]) -> float:
+    """What makes shares out of amounts: 1.0 is what each of the peers would have of an even total."""
+    total = sum(amounts[each.rank] for each in peers)
+    return len(peers) / total if total else 0.0
 
 
 def look(decision: Decision) -> None:
@@ -126,12 +127,15 @@ def look(decision: Decision) -> None:
     generation = state.generation
     if generation is None or not roster.all_joined(state):
         return
-    portions = shares(generation, memory.expert_load)
-    work = {
-        trainer: median(samples) / portions[trainer]
-        for trainer, samples in memory.work_seconds.items()
-        if len(samples) >= STEPS_TO_JUDGE and trainer in portions
-    }
+    known = [each for each, samples in memory.work_seconds.items() if len(samples) >= STEPS_TO_JUDGE]
+    work = {}
+    if len(known) >= len(generation.members):
+        portions = shares(generation, memory.expert_load)
+        work = {
+            trainer: median(memory.work_seconds[trainer]) / portions[trainer]
+            for trainer in known
+            if trainer in portions
+        }
     recovery = decision.job.spec.recovery
     found = compared(
         generation,
