@@ -27,8 +27,8 @@ MEASURES = {
 }
 _LEGEND = (
     "Seconds are median / worst over the incidents that training waited for. OUTAGE is from the first sign to the next",
-    "commit: the sum of the phases, confirmed by the ledger in each run. WHOLE AGAIN is from a strike until each expert",
-    "has its replicas and two more steps are committed. A run that fails counts against all of its faults.",
+    "commit: the sum of the phases, confirmed by the ledger in each run. WHOLE AGAIN is from a strike until each",
+    "expert has its replicas and two more steps are committed. A run that fails counts against all of its faults.",
 )
 _LINES_OF_OUTPUT = 60
 _DULL = (" step ", " nodes ")
