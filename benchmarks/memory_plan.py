@@ -4,7 +4,8 @@
 
 Runs a job of a few steps with `understudy run` and prints, for each trainer, what `understudy plan` says that it needs
 and what it has used at most: what torch had allocated on a GPU, resident memory on a CPU (large blocks are given back
-at once, so that pages follow tensors). Run with and without recomputation, unless `compute.recompute` is set.
+at once, so that pages follow tensors; the copy for a checkpoint lies there too and is counted, snapshots for other
+nodes are switched off). Run with and without recomputation, unless `compute.recompute` is set.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ RUN_SECONDS = 900
 SMALL = ("model.width=512", "model.expert_width=1024", "model.layers=4", "model.sequence_length=256")
 LARGE = (
     "precision=bfloat16",
+    "cluster.device=cuda",
     "model.width=2048",
     "model.heads=16",
     "model.kv_heads=4",
@@ -55,7 +57,12 @@ def main() -> None:
     if given.config is None:
         nodes = max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 2
         usual = (*(LARGE if torch.cuda.is_available() else SMALL), f"cluster.nodes={nodes}")
-        usual += (f"cluster.replicas={min(2, nodes)}", "cluster.spares=0", "steps=4")
+        usual += (
+            f"cluster.replicas={min(2, nodes)}",
+            "cluster.spares=0",
+            "steps=4",
+            "snapshot.enabled=false",
+        )
     chosen = any(text.startswith("compute.recompute=") for text in given.overrides)
     variants = ((),) if chosen else (("compute.recompute=nothing",), ("compute.recompute=all",))
     found = []
@@ -93,12 +100,13 @@ def measure(config: Path, overrides: list[str]) -> list[dict[str, Any]]:
 
 
 def _row(spec: JobSpec, file: Path) -> dict[str, Any]:
-    used = json.loads(file.read_text())
+    used, plan = json.loads(file.read_text()), memory.plan(spec)
+    beside = plan.node_snapshot // spec.cluster.devices_per_node if used["device"] == "cpu" else 0
     return {
         "trainer": file.stem,
         "device": used["device"],
         "recompute": spec.compute.recompute.value,
-        "planned": memory.plan(spec).peak,
+        "planned": plan.peak + beside,
         "measured": used["peak_bytes"],
     }
 

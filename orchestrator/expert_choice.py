@@ -23,11 +23,6 @@ WORDS = 2000
 """Of what a process said that failed."""
 
 
-def is_open(spec: JobSpec) -> bool:
-    """Whether experts are still to be chosen."""
-    return bool(spec.trainable.affinity.sample) and not spec.trainable.experts
-
-
 def settled(
     spec: JobSpec, before: JobSpec | None = None, waiting: Callable[[], None] = lambda: None
 ) -> JobSpec:
@@ -35,7 +30,7 @@ def settled(
 
     `waiting` is called about once a second meanwhile. Raises JobFileError.
     """
-    if not is_open(spec):
+    if not affinity.is_open(spec):
         return spec
     asked = spec.trainable.affinity
     if before is not None and before.trainable.experts and before.trainable.affinity == asked:

@@ -66,10 +66,10 @@ def plan(
     \b
     fields of -o json:
       job, precision, device_memory, fits, devices[]{stage, experts, backups, trainers, parameters, gradients,
-      optimizer, communication, activations, temporaries, state, peak}, replicas, learning, node{snapshot, donation},
-      checkpoint, whole_model, chances{1, 2, 3}, layouts[]{nodes, devices_per_node, stages, replicas,
-      replica_layout, recompute, peak, fits, step_seconds, compute_seconds, exchange_seconds, reduce_seconds,
-      chances{1, 2, 3}}
+      optimizer, communication, activations, temporaries, state, peak}, replicas, learning,
+      trained{experts, of, at_most_by_affinity}, node{snapshot, held, donation}, checkpoint, whole_model,
+      chances{1, 2, 3}, layouts[]{nodes, devices_per_node, stages, replicas, replica_layout, recompute, peak, fits,
+      step_seconds, compute_seconds, exchange_seconds, reduce_seconds, chances{1, 2, 3}}
 
     \b
     exit codes:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.cli.render import BAD, FAINT, GOOD, Column, plural, seconds, size, table
 from orchestrator.cli.rows import Row
+from orchestrator.core import affinity
 from orchestrator.core.layouts import Layout
 from orchestrator.core.memory import DeviceMemory
 from orchestrator.core.survival import LOSSES
@@ -31,7 +32,16 @@ def mapping(own: Layout, layouts: Sequence[Layout], room: int | None) -> dict[st
         "devices": [_device(device) for device in plan.devices],
         "replicas": plan.replicas,
         "learning": plan.learning,
-        "node": {"snapshot": plan.node_snapshot, "donation": plan.node_donation},
+        "trained": {
+            "experts": plan.trained,
+            "of": own.spec.all_experts,
+            "at_most_by_affinity": affinity.is_open(own.spec),
+        },
+        "node": {
+            "snapshot": plan.node_snapshot,
+            "held": plan.node_held,
+            "donation": plan.node_donation,
+        },
         "checkpoint": plan.checkpoint,
         "whole_model": plan.whole_model,
         "chances": _chances(own),
@@ -71,6 +81,7 @@ def tables(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
     """Device by device, then the node, then the layouts."""
     yield _headline(found)
     yield Text("")
+    yield from _fine_tuning(found["trained"])
     yield table(_DEVICE_COLUMNS, found["devices"], width, "no devices")
     yield Text("")
     node = found["node"]
@@ -78,7 +89,8 @@ def tables(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
         f"backup replicas: {size(found['replicas'])} on all devices together; the whole model on one device would need "
         f"{size(found['whole_model'])} of state\n"
         f"main memory of a node: {size(node['snapshot'])} for the copies of a checkpoint, up to "
-        f"{size(node['donation'])} while a newcomer learns from it\n"
+        f"{size(node['held'])} for snapshots that outlive a trainer, up to {size(node['donation'])} while a newcomer "
+        "learns from it\n"
         f"a device that learns a part beside its own: up to {size(found['learning'])} more; a checkpoint: "
         f"{size(found['checkpoint'])}\n"
         f"chance to lose nothing when nodes die at once: {_in_words(found['chances'])}"
@@ -106,12 +118,37 @@ def _headline(found: Mapping[str, Any]) -> Text:
     return text
 
 
+def _fine_tuning(trained: Mapping[str, Any]) -> Iterator[Text]:
+    """What is counted as trained where that is not everything."""
+    if trained["experts"] == trained["of"] and not trained["at_most_by_affinity"]:
+        return
+    counted = f"{trained['experts']} of {plural(trained['of'], 'expert')}"
+    words = (
+        f"experts are chosen by trainable.affinity when the job starts: at most {counted} can be, so many are "
+        "counted as trained (understudy affinity tells which they are)"
+        if trained["at_most_by_affinity"]
+        else f"{counted} are trained"
+    )
+    yield Text(f"{words}; everything else is frozen: weights alone, without gradients and moments")
+    yield Text("")
+
+
 def _in_words(chances: Mapping[str, float]) -> str:
     return ", ".join(f"{plural(int(lost), 'node')} {chance:.1%}" for lost, chance in chances.items())
 
 
 def _bytes(name: str, keep: int = 5) -> Column:
     return Column(header=name, cell=lambda row: size(row[name]), keep=keep, right=True)
+
+
+def _estimate(name: str, keep: int) -> Column:
+    """Seconds; of less than ten milliseconds two digits, since a small model's layouts differ there."""
+
+    def cell(row: Row) -> str:
+        value = float(row[f"{name}_seconds"])
+        return seconds(value) if value >= 0.0095 else f"{value * 1000:.2g} ms"
+
+    return Column(header=name, cell=cell, keep=keep, right=True)
 
 
 def _chance(lost: int) -> Column:
@@ -141,9 +178,7 @@ _LAYOUT_COLUMNS = (
     Column(header="recompute", cell=lambda row: row["recompute"], keep=7),
     _bytes("peak", keep=8),
     Column(header="fits", cell=lambda row: row["fits"], keep=9),
-    Column(header="step", cell=lambda row: seconds(row["step_seconds"]), keep=8, right=True),
-    Column(header="compute", cell=lambda row: seconds(row["compute_seconds"]), keep=2, right=True),
-    Column(header="exchange", cell=lambda row: seconds(row["exchange_seconds"]), keep=2, right=True),
-    Column(header="reduce", cell=lambda row: seconds(row["reduce_seconds"]), keep=2, right=True),
+    _estimate("step", keep=8),
+    *(_estimate(name, keep=2) for name in ("compute", "exchange", "reduce")),
     *(_chance(lost) for lost in LOSSES),
 )

@@ -8,9 +8,21 @@ with torch: `orchestrator/expert_choice.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from orchestrator.core.spec import JobSpec
+
+
+def is_open(spec: JobSpec) -> bool:
+    """Whether experts are still to be chosen."""
+    return bool(spec.trainable.affinity.sample) and not spec.trainable.experts
+
+
+def at_most(spec: JobSpec) -> int:
+    """So many experts of a stage reach the threshold whatever their scores are: all of them are alike at worst."""
+    experts = spec.model.experts
+    return min(experts, math.ceil(spec.trainable.affinity.threshold * experts))
 
 
 def chosen(spec: JobSpec, scores_by_layer: Sequence[Sequence[float]]) -> tuple[int, ...]:

@@ -18,16 +18,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from orchestrator.core import placement
+from orchestrator.core import affinity, placement
 from orchestrator.core.ids import NodeId, Rank
 from orchestrator.core.placement import Placement
-from orchestrator.core.spec import ClusterSpec, JobSpec, ModelSpec, Precision, Schedule
+from orchestrator.core.spec import ClusterSpec, Device, JobSpec, ModelSpec, Precision, Schedule
 
 ALIGNMENT = 64
 """Elements: where the next tensor of a part may begin."""
 MOMENTS = 2
-SCRATCH_ELEMENTS = 1 << 20
-"""The optimizer clips so many elements at a time on a CPU."""
+SLOTS = 2
+"""For snapshots of a trainer in the host memory of an agent: the newest, and room for the next."""
+SCRATCH_ELEMENTS = {Device.CPU: 1 << 20, Device.AUTO: 1 << 20, Device.CUDA: 1 << 26}
+"""The optimizer clips so many elements at a time; `auto` is counted as a CPU."""
 _INDEX_BYTES = 8
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -105,10 +107,14 @@ class MemoryPlan:
 
     devices: tuple[DeviceMemory, ...]
     """By kind, the fullest first."""
+    trained: int
+    """Experts of all stages that are counted as trained; while `trainable.affinity` has not chosen, the most it can."""
     replicas: int
     """Bytes on all devices together that backup replicas cost."""
     node_snapshot: int
     """Of each node's main memory: the copies that its trainers make for a checkpoint, kept for the next one."""
+    node_held: int
+    """Of each node's main memory: snapshots that outlive a trainer, the newest and the next, its own and a buddy's."""
     node_donation: int
     """Of each node's main memory, while a newcomer copies from it: all parts of one trainer, once."""
     learning: int
@@ -134,17 +140,21 @@ def plan(spec: JobSpec, *, imbalance: float = 1.0) -> MemoryPlan:
     devices.sort(key=lambda device: -device.peak)
     dense = sum(width.dense(stage) for stage in every)
     experts = spec.model.experts * sum(width.expert(stage.layers) for stage in every)
-    trained = sum(
-        width.expert(every[expert // spec.model.experts].layers)
-        for expert in spec.trainable.experts or range(spec.all_experts)
-    )
-    checkpoint = (1 + MOMENTS) * width.p * (trained + (0 if width.frozen else dense))
+    per_stage = [
+        range(first, first + spec.model.experts) for first in range(0, len(where), spec.model.experts)
+    ]
+    trained = [expert for among in per_stage for expert in _trained(spec, where, among)]
+    lengths = [width.expert(stage.layers) for stage in every]
+    saved = sum(lengths[expert // spec.model.experts] for expert in trained)
+    checkpoint = (1 + MOMENTS) * width.p * (saved + (0 if width.frozen else dense))
     largest = max(device.parameters + device.moments for device in devices)
-    trainers = sum(kinds.values())
+    share = cluster.devices_per_node * -(-checkpoint // sum(kinds.values()))
     return MemoryPlan(
         devices=tuple(devices),
-        replicas=width.p * sum(_copies(spec, where, [width.expert(stage.layers) for stage in every])),
-        node_snapshot=cluster.devices_per_node * -(-checkpoint // trainers),
+        trained=len(trained),
+        replicas=width.p * sum(_copies(spec, where, lengths, frozenset(trained))),
+        node_snapshot=share,
+        node_held=share * SLOTS * (1 + (cluster.nodes + cluster.spares > 1)) if spec.snapshot.enabled else 0,
         node_donation=largest,
         learning=largest,
         checkpoint=checkpoint,
@@ -153,11 +163,22 @@ def plan(spec: JobSpec, *, imbalance: float = 1.0) -> MemoryPlan:
     )
 
 
-def _copies(spec: JobSpec, where: Placement, lengths: Sequence[int]) -> Iterator[int]:
+def _copies(
+    spec: JobSpec, where: Placement, lengths: Sequence[int], trained: frozenset[int]
+) -> Iterator[int]:
     """For each expert, the elements of its backups: with moments and gradient if it is trained."""
     for expert, ranks in enumerate(where):
-        trained = not spec.trainable.experts or expert in spec.trainable.experts
-        yield (len(ranks) - 1) * (2 + MOMENTS if trained else 1) * lengths[expert // spec.model.experts]
+        each = 2 + MOMENTS if expert in trained else 1
+        yield (len(ranks) - 1) * each * lengths[expert // spec.model.experts]
+
+
+def _trained(spec: JobSpec, where: Placement, among: Sequence[int]) -> list[int]:
+    """Of these experts of one stage, those that are trained: those named, or all; while affinity has not chosen yet, as
+    many as it can choose, those with most replicas."""
+    named = spec.trainable.experts
+    if named or not affinity.is_open(spec):
+        return [expert for expert in among if not named or expert in named]
+    return sorted(sorted(among, key=lambda expert: -len(where[expert]))[: affinity.at_most(spec)])
 
 
 def placed(spec: JobSpec) -> Placement:
@@ -239,8 +260,7 @@ class _Seat:
     @classmethod
     def of(cls, spec: JobSpec, where: Placement, rank: int) -> _Seat:
         held = [expert for expert, ranks in enumerate(where) if rank in ranks]
-        chosen = spec.trainable.experts
-        trained = [expert for expert in held if not chosen or expert in chosen]
+        trained = _trained(spec, where, held)
         exchanged = sum(len(where[expert]) - 1 for expert in trained)
         peers = [tuple(sorted(set(where[expert]) - {rank})) for expert in trained]
         in_order = exchanged == len(trained) and peers == sorted(peers)
@@ -261,6 +281,8 @@ class _Widths:
 
     model: ModelSpec
     frozen: bool
+    block: int
+    """Elements that the optimizer clips at a time."""
     p: int
     c: int
 
@@ -268,7 +290,9 @@ class _Widths:
     def of(cls, spec: JobSpec) -> _Widths:
         p = 8 if spec.precision is Precision.FLOAT64 else 4
         c = 2 if spec.precision is Precision.BFLOAT16 else p
-        return cls(model=spec.model, frozen=bool(spec.trainable.experts), p=p, c=c)
+        block = SCRATCH_ELEMENTS[spec.cluster.device]
+        frozen = bool(spec.trainable.experts) or affinity.is_open(spec)
+        return cls(model=spec.model, frozen=frozen, block=block, p=p, c=c)
 
     @property
     def heads(self) -> tuple[int, int, int]:
@@ -289,10 +313,11 @@ class _Widths:
         ends = _aligned(V * D) * (stage.embeds + stage.predicts) + _aligned(D) * stage.predicts
         return stage.layers * each + ends
 
-    def scratch(self, dense: int, expert: int) -> int:
-        """Bytes of the optimizer's block."""
-        longest = expert if self.frozen else max(dense, expert)
-        return self.p * min(SCRATCH_ELEMENTS, longest)
+    def scratch(self, dense: int, expert: int, seat: _Seat) -> int:
+        """Elements of the optimizer's block: what it updates at once is the dense part, and then all experts held, or
+        one after the other where only some of them are trained."""
+        experts = expert * (seat.trained if seat.trained == seat.held else min(1, seat.trained))
+        return min(self.block, experts if self.frozen else max(dense, experts))
 
 
 def _aligned(elements: int) -> int:
@@ -310,7 +335,9 @@ def _device(spec: JobSpec, stage: Stage, seat: _Seat, trainers: int, imbalance: 
     # A stage keeps, beside its layers, what it got and what it gave away; the last one its prediction.
     ends = kept.passed * (spec.pipeline.stages > 1) + (kept.ends if stage.predicts else 0)
     activations = stage.in_flight * (stage.layers * kept.layer + ends)
-    step = max(kept.prediction if stage.predicts else 0, kept.backward)
+    # Experts are at their fullest in the stage's last layer: after its forward pass, before its own backward pass.
+    experts = max(kept.combining, kept.weighing, kept.backward) - (kept.ends if stage.predicts else 0)
+    step = max(kept.prediction if stage.predicts else 0, experts)
     vote = 0 if width.p == 8 else 8 * max(expert if seat.trained else 0, 0 if width.frozen else dense)
     return DeviceMemory(
         stage=stage.number,
@@ -319,7 +346,7 @@ def _device(spec: JobSpec, stage: Stage, seat: _Seat, trainers: int, imbalance: 
         trainers=trainers,
         parameters=width.p * (seat.held * expert + dense),
         gradients=width.p * trained,
-        optimizer=width.p * MOMENTS * trained + width.scratch(dense, expert),
+        optimizer=width.p * (MOMENTS * trained + width.scratch(dense, expert, seat)),
         moments=width.p * MOMENTS * trained,
         communication=width.p * expert * seat.exchanged * (1 if seat.in_order else 2),
         exchanged=width.p * expert * seat.exchanged,
@@ -335,7 +362,7 @@ def tokens(spec: JobSpec) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """Bytes of one microbatch: kept from its forward pass, and what the backward pass adds at its fullest."""
+    """Bytes of one microbatch: kept from its forward pass, and what is there beside that at the fullest moments."""
 
     layer: float
     passed: float
@@ -343,8 +370,14 @@ class _Kept:
     ends: float
     prediction: float
     """At its beginning: probabilities and the gradient of the logits."""
+    combining: float
+    """When a layer's answers come back: rows as they were computed, as they leave, as they arrive, and the attention
+    that is about to be added."""
+    weighing: float
+    """When the backward pass has divided the gradient of a layer's tokens over their answers and their weights."""
     backward: float
-    """In the experts of one layer."""
+    """In the experts of one layer, less the answers, of which nothing is needed any more: three gradients as wide as
+    an expert, those of its rows before and after, that of the residual stream."""
 
     @classmethod
     def of(cls, spec: JobSpec, width: _Widths, held: int, rows: float) -> _Kept:
@@ -357,14 +390,17 @@ class _Kept:
         swiglu = 4 * R * F * c + cast_experts
         routing = _INDEX_BYTES * (3 * T * model.top_k + 2 * R)
         routing += 3 * T * D * p + T * p * (model.experts + 2 * model.top_k + 1)
-        moved = (R + T * model.top_k) * D * c
+        answers = T * model.top_k * D * c
+        moved = R * D * c + answers
         layer = (T * D * c if recompute.attention else attention) + routing + moved
         layer += 0 if recompute.experts else swiglu
-        grads = 4 * R * F * c + 3 * R * D * c + 3 * T * D * c + (F * D * c if p != c else 0)
+        grads = (3 * R * F + 2 * R * D + T * D) * c + (F * D * c if p != c else 0)
         return cls(
             layer=layer,
             passed=2 * T * D * c,
             ends=3 * T * D * p + T * V * p,
             prediction=max(2 * T * V * p, V * D * p),
-            backward=grads + (swiglu if recompute.experts else 0) - T * V * p,
+            combining=(2 * R + T) * D * c + answers,
+            weighing=(p + c) * T * D + T * model.top_k * D * (2 * p + (c if p != c else 0)),
+            backward=grads + (swiglu if recompute.experts else 0) - answers,
         )

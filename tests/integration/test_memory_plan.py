@@ -1,8 +1,8 @@
 """The plan of memory against what was really used: whole jobs by their resident memory, single steps by every tensor.
 
 On a CPU nobody counts tensors, so a job is run with a C library that gives large blocks back at once, and the kernel
-counts pages. In bfloat16 that would count the matrix library's own buffers too (here: twice the tensors), so there
-every tensor that torch allocates is counted instead, in one process. Within 10 % either way.
+counts pages: within 10 % either way. In bfloat16 that would count the matrix library's own buffers too (here: twice the
+tensors), so there every tensor that torch allocates is counted instead, in one process: within 3 %.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from worker.training.optimizer import AdamW, OptimizerConfig
 from worker.training.state import TrainingState
 
 TOLERANCE = 0.1
+TENSOR_TOLERANCE = 0.03
 UNDERSTUDY = str(Path(sys.executable).with_name("understudy"))
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
 BASE: Mapping[str, Any] = {
@@ -109,22 +110,25 @@ class Alone:
 
 
 @pytest.mark.parametrize(
-    "precision, recompute, vocabulary",
+    "precision, recompute, model",
     [
-        ("float32", "nothing", 256),
-        ("float32", "nothing", 16_000),
-        ("bfloat16", "nothing", 256),
-        ("bfloat16", "attention", 16_000),
-        ("float64", "all", 256),
+        ("float32", "nothing", {}),
+        ("float32", "nothing", {"vocabulary": 16_000}),
+        ("float32", "experts", {"expert_width": 64, "top_k": 4}),
+        ("bfloat16", "nothing", {}),
+        ("bfloat16", "nothing", {"expert_width": 64, "top_k": 4}),
+        ("bfloat16", "attention", {"vocabulary": 16_000}),
+        ("float64", "all", {}),
     ],
 )
-def test_tensors_at_most_are_what_was_planned(precision: str, recompute: str, vocabulary: int) -> None:
+def test_tensors_at_most_are_what_was_planned(precision: str, recompute: str, model: dict[str, int]) -> None:
     cluster = {"nodes": 1, "replicas": 1, "spares": 0}
     spec = from_mapping(
         job(
             precision=precision,
             compute={"recompute": recompute},
-            model={"vocabulary": vocabulary, "layers": 3},
+            model={"layers": 2, **model},
+            batch={"microbatch_size": 2},
             cluster=cluster,
         )
     )
@@ -140,7 +144,7 @@ def test_tensors_at_most_are_what_was_planned(precision: str, recompute: str, vo
         live += count
         peak = max(peak, live)
     planned = memory.plan(spec).peak
-    assert abs(planned / peak - 1) < TOLERANCE, (planned, peak)
+    assert abs(planned / peak - 1) < TENSOR_TOLERANCE, (planned, peak)
 
 
 def two_steps(spec: JobSpec) -> None:

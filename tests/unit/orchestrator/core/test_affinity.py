@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.affinity import chosen, layers_of
+from orchestrator.core.affinity import at_most, chosen, layers_of
 from orchestrator.core.spec import (
     AffinitySpec,
     DataSpec,
@@ -48,6 +48,16 @@ def test_each_stage_chooses_its_own() -> None:
     """Experts of the second stage are numbered behind those of the first."""
     scores = ((0.1, 0.1, 0.7, 0.1), (0.6, 0.2, 0.1, 0.1))
     assert chosen(with_threshold(0.5, stages=2), scores) == (2, 4)
+
+
+@given(
+    st.lists(st.integers(1, 1000), min_size=4, max_size=4),
+    st.sampled_from((0.1, 0.25, 0.3, 0.5, 0.75, 0.9, 1.0)),
+)
+def test_never_more_are_chosen_than_the_plan_of_memory_counts(weights: list[int], threshold: float) -> None:
+    row = tuple(weight / sum(weights) for weight in weights)
+    spec = with_threshold(threshold)
+    assert 1 <= len(chosen(spec, (row, row))) <= at_most(spec)
 
 
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 5))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.core import memory, spec_rules
-from orchestrator.core.spec import JobSpec, Recompute
+from orchestrator.core.spec import AffinitySpec, JobSpec, Recompute
 from orchestrator.core.spec_mapping import from_mapping, to_mapping
 from worker.model.config import ModelConfig
 from worker.model.parts import dense_layout, expert_layout
@@ -47,7 +47,9 @@ def test_state_is_what_a_trainer_allocates(precision: str, changes: dict[str, An
     width = config.precision.parameter_dtype.itemsize
     (device,) = memory.plan(spec).devices
     assert device.parameters == device.gradients == elements * width
-    assert 0 <= device.optimizer - 2 * elements * width <= memory.SCRATCH_ELEMENTS * width
+    assert (
+        0 <= device.optimizer - 2 * elements * width <= memory.SCRATCH_ELEMENTS[spec.cluster.device] * width
+    )
     assert memory.plan(spec).checkpoint == 3 * elements * width
     assert device.communication == 0 and device.backups == 0
 
@@ -84,6 +86,35 @@ def test_frozen_parts_have_weights_alone() -> None:
     assert max(device.optimizer for device in after.devices) < before.devices[0].optimizer / 3
     assert after.checkpoint < before.checkpoint / 7
     assert after.dense_gradient == 0
+
+
+def test_while_affinity_has_not_chosen_the_most_that_it_can_choose_is_counted() -> None:
+    whole = job(init__checkpoint="/base")
+
+    def trained(**changes: Any) -> memory.MemoryPlan:
+        return memory.plan(
+            dataclasses.replace(whole, trainable=dataclasses.replace(whole.trainable, **changes))
+        )
+
+    asked = AffinitySpec(sample="stdlib", threshold=0.2)
+    bound = trained(affinity=asked)
+    assert bound.trained == 4 and whole.model.experts == 16
+    assert bound.dense_gradient == 0
+    for experts in ((0, 1, 2, 3), (3, 7, 11), (15,)):
+        chosen = trained(affinity=asked, experts=experts)
+        assert chosen.trained == len(experts)
+        for name in ("peak", "checkpoint", "replicas", "node_held"):
+            assert getattr(chosen, name) <= getattr(bound, name), (name, experts)
+    assert bound.peak < memory.plan(whole).peak
+
+
+def test_snapshots_that_outlive_a_trainer_are_counted_unless_there_are_none() -> None:
+    """Two slots for a node's own share, and two for that of the node whose buddy it is."""
+    alone = memory.plan(job(cluster__nodes=1, cluster__replicas=1, cluster__spares=0))
+    two = memory.plan(job(cluster__nodes=2, cluster__spares=0))
+    assert alone.node_held == 2 * alone.node_snapshot
+    assert two.node_held == 4 * two.node_snapshot
+    assert memory.plan(job(snapshot__enabled=False)).node_held == 0
 
 
 @pytest.mark.parametrize(
