@@ -1,11 +1,12 @@
 """What the training features cost and bring: pipelines against the plain model and torch's own; a stage loses a seat.
 
-    python -m benchmarks.training [--quick] [--json FILE] [--only steps,recovery,width]
+    python -m benchmarks.training [--quick] [--json FILE] [--only steps,spare,thin]
 
 `steps` times one step (forward, backward, reduction) of the same model in four ways that take turns: one process, data
-x expert parallel, our pipeline, torch.distributed.pipelining. `recovery` kills a seat of a middle stage of `understudy
-run`, with a spare and without, at random moments. `width` compares steps with 8 of 8 seats and with 7. Ratios are taken
-within a run. Next: `training_rank.py`, one rank of `steps`.
+x expert parallel, our pipeline, torch.distributed.pipelining. `spare` and `thin` kill a seat of a middle stage of
+`understudy run` at random moments, with a spare for it and without; `thin` also compares the steps before (8 of 8
+seats) with those after (7). Ratios are taken within a run; figures are medians with ranges. 8 minutes on 2 quiet cores.
+Next: `training_rank.py`, one rank of `steps`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +38,7 @@ from orchestrator.jobfile import load_job_file
 
 ROOT = Path(__file__).resolve().parents[1]
 UNDERSTUDY = Path(sys.executable).with_name("understudy")
-PARTS = ("steps", "recovery", "width")
+PARTS = ("steps", "spare", "thin")
 DEPTHS = (2, 4)
 MICROBATCHES = 8
 RANK_SECONDS = 600.0
@@ -107,12 +108,18 @@ def steps_text(depth: int, found: Mapping[str, Any]) -> str:
     for name, mine in seconds.items():
         rows.append([name, _text(mine), *(_text(_ratios(mine, seconds[other])) for other in (PLAIN, TORCH))])
     head = [f"{depth} ranks, {MICROBATCHES} microbatches", "step s", "of plain", "of torch's"]
-    waits = _text(found["waited_share"])
+    theory = (depth - 1) / (MICROBATCHES + depth - 1)
     return (
         f"{table(head, rows)}\n"
-        f"pipeline: waited {waits} of a step, mean over its ranks; the schedule's bubble "
-        f"{found['bubble']:.3f}, theory (P-1)/(m+P-1) {(depth - 1) / (MICROBATCHES + depth - 1):.3f}"
+        f"bubble of our pipeline: {_text(found['bubble'])} by the processor time of its turns; the schedule's "
+        f"{found['bubble_of_schedule']:.3f}, theory (P-1)/(m+P-1) {theory:.3f}; its ranks waited "
+        f"{_text(found['waited_share'])} of a step{_crowded(depth)}"
     )
+
+
+def _crowded(depth: int) -> str:
+    cores = len(os.sched_getaffinity(0))
+    return f" ({cores} cores for {depth} ranks: also for a core)" if cores < depth else ""
 
 
 def _ratios(mine: Sequence[float], other: Sequence[float]) -> list[float]:
@@ -193,22 +200,65 @@ MIDDLE = ("node-2", "node-3", "node-6", "node-7")
 """Nodes with the seats of the second and the third of four stages."""
 
 
-def recovery(*, spares: int, starts: int, folder: Path) -> list[Recovery]:
-    """From SIGKILL of a seat of a middle stage to the next commit, once or, with spares, several times a start."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thin:
+    """A run without spares: seconds of a step with all seats, what the loss of one cost, and seconds without it."""
+
+    whole: float
+    recovery: Recovery
+    thin: float
+
+    @property
+    def speed(self) -> float:
+        """Steps in a second without the seat, of those with it."""
+        return self.whole / self.thin
+
+
+def spare(*, starts: int, folder: Path) -> list[Recovery]:
+    """From SIGKILL of a seat of a middle stage to the next commit, twice a start, with a spare for each."""
     found: list[Recovery] = []
     for number in range(starts):
-        job = _job(spares=spares)
-        with Run(folder / f"recovery-{spares}-{number}", job) as run:
-            moments = Moments(Bout(folder=folder, job=job, failures=max(1, spares), number=number))
-            for index in range(max(1, spares)):
+        job = _job(spares=2)
+        with Run(folder / f"spare-{number}", job) as run:
+            moments = Moments(Bout(folder=folder, job=job, failures=2, number=number))
+            for index in range(2):
                 seconds = moments.wait(run.log)
                 generation = run.log.commits[-1].generation
                 victim = MIDDLE[(number + index) % len(MIDDLE)]
                 found.append(run.log.strike(run.kill(victim), seconds, RECOVER_SECONDS))
                 print(f"  {victim}: {_cost(found[-1])}", flush=True)
-                if spares:
-                    run.log.wait(partial(_is_later, generation + 1), SEAT_SECONDS, "spare in the seat")
+                run.log.wait(partial(_is_later, generation + 1), SEAT_SECONDS, "spare in the seat")
     return found
+
+
+def thin(*, starts: int, count: int, folder: Path) -> list[Thin]:
+    """One failure a start, with nobody to take the seat: `count` steps before, and as many after."""
+    found: list[Thin] = []
+    for number in range(starts):
+        job = _job(spares=0)
+        with Run(folder / f"thin-{number}", job) as run:
+            moments = Moments(Bout(folder=folder, job=job, failures=1, number=100 + number))
+            whole = _typical(run.log, count)
+            seconds = moments.wait(run.log)
+            victim = MIDDLE[number % len(MIDDLE)]
+            recovery = run.log.strike(run.kill(victim), seconds, RECOVER_SECONDS)
+            found.append(Thin(whole=whole, recovery=recovery, thin=_typical(run.log, count)))
+            print(f"  {victim}: {_cost(recovery)}; then {found[-1].speed:.3f} of the speed", flush=True)
+    return found
+
+
+def _typical(log: CommitLog, count: int) -> float:
+    """Median seconds of the next `count` steps of the newest generation, once it runs steadily."""
+    log.wait_steady(SEAT_SECONDS)
+    newest = log.commits[-1]
+    enough = newest.step + count
+    last = log.wait(lambda each: each.step >= enough and each.time > newest.time, RANK_SECONDS, "steps")
+    times = [
+        each.time
+        for each in log.commits
+        if each.generation == last.generation and newest.step <= each.step <= last.step
+    ]
+    return statistics.median(later - earlier for earlier, later in pairwise(times))
 
 
 def _is_later(generation: int, commit: Commit) -> bool:
@@ -231,38 +281,13 @@ def recovery_text(name: str, found: Sequence[Recovery]) -> str:
     )
 
 
-def width(*, count: int, folder: Path) -> dict[str, float]:
-    """Seconds of a step with 8 of 8 seats and with 7 of 8, in one run."""
-    with Run(folder / "width", _job(spares=0)) as run:
-
-        def typical() -> float:
-            """Median of the next `count` steps of the newest generation."""
-            run.log.wait_steady(SEAT_SECONDS)
-            newest = run.log.commits[-1]
-            last = run.log.wait(
-                lambda each: each.generation == newest.generation and each.step >= newest.step + count,
-                RANK_SECONDS,
-                "steps",
-            )
-            own = [
-                c.time for c in run.log.commits if c.generation == last.generation and c.step >= newest.step
-            ]
-            return statistics.median(later - earlier for earlier, later in pairwise(own))
-
-        whole = typical()
-        run.kill("node-2")()
-        generation = run.log.commits[-1].generation
-        run.log.wait(partial(_is_later, generation), SEAT_SECONDS, "commit without the node")
-        time.sleep(2 * whole)  # what the survivors still copy from each other
-        return {"whole": whole, "thin": typical()}
-
-
-def width_text(found: Mapping[str, float]) -> str:
-    """In a line; theory: the thin stage computes 8 rounds where the others have 4, and 3 stages fill and drain."""
-    share = found["whole"] / found["thin"]
+def thin_text(found: Sequence[Thin]) -> str:
+    """In a line. The thin stage computes 8 rounds where the others have 4, and 3 stages fill and drain."""
+    bound = (MICROBATCHES / 2 + 3) / (MICROBATCHES + 3)
     return (
-        f"8 of 8 seats: {found['whole']:.3f} s a step; 7 of 8: {found['thin']:.3f} s, {share:.3f} of the speed "
-        f"(7/8 is {7 / 8:.3f}; where every seat has a core of its own the thin stage allows {(4 + 3) / (8 + 3):.3f})"
+        f"7 of 8 seats: {_text([each.speed for each in found])} of the steps a second of 8 of 8, each in one run "
+        f"({_text([each.thin for each in found])} and {_text([each.whole for each in found])} s a step); "
+        f"7/8 is {7 / 8:.3f}; where every seat has a core of its own the thin stage allows {bound:.3f}"
     )
 
 
@@ -287,15 +312,15 @@ def main() -> None:
                 found = steps(depth, count=5 if given.quick else 20, folder=folder)
                 figures[f"steps-{depth}"] = found
                 print(steps_text(depth, found), flush=True)
-        if "recovery" in chosen:
-            for words, spares in (("a spare for each", 2), ("no spare", 0)):
-                starts = (1 if given.quick else 3) * (1 if spares else 2)
-                cost = recovery(spares=spares, starts=starts, folder=folder)
-                figures[f"recovery, {words}"] = [_cost(each) for each in cost]
-                print(recovery_text(words, cost), flush=True)
-        if "width" in chosen:
-            figures["width"] = width(count=15 if given.quick else 40, folder=folder)
-            print(width_text(figures["width"]), flush=True)
+        if "spare" in chosen:
+            cost = spare(starts=1 if given.quick else 3, folder=folder)
+            figures["spare"] = [asdict(each) for each in cost]
+            print(recovery_text("a spare for each", cost), flush=True)
+        if "thin" in chosen:
+            runs = thin(starts=1 if given.quick else 3, count=15 if given.quick else 30, folder=folder)
+            figures["thin"] = [asdict(each) for each in runs]
+            print(recovery_text("no spare", [each.recovery for each in runs]))
+            print(thin_text(runs), flush=True)
     figures["machine"] = machine(before)
     print(machine_text(figures["machine"]))
     if given.json:

@@ -1,8 +1,11 @@
 """One rank of the training benchmark: the same model as data x expert parallel, as our pipeline, and as torch's own.
 
-The arms take turns within one process group's life, one step each, so that noise meets all of them. All start from
-the same weights and compute the same microbatches; nothing is updated, so every step of every arm gives the same loss.
-Started by `training.py`; rank 0 writes what was measured as JSON.
+The arms take turns within one process group's life, one step each, another one first every time, so that noise meets
+all of them. All start from the same weights and compute the same microbatches; nothing is updated, so every step of
+every arm gives the same loss. Started by `training.py`; rank 0 writes what was measured as JSON.
+
+The bubble of our pipeline is told twice. `waited_share` is what ranks waited, which means something where every rank
+has a core of its own. `bubble` plays the same turns with the processor time that each of them took, as if it had.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +41,7 @@ from worker.parallel.pipeline import line_of
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import reduce_dense
 from worker.parallel.routing import plan_route
-from worker.parallel.schedule import bubble, plan
+from worker.parallel.schedule import Pass, Schedule, Turn, bubble, plan
 from worker.training.batch import BatchConfig
 from worker.training.passes import StepPasses, Work
 from worker.training.state import TrainingState
@@ -122,15 +125,69 @@ class OurStep:
         deals = [[tuple(range(i, microbatches, len(r))) for i in range(len(r))] for r in ranks_of]
         self.schedule = plan(deals)
         self._line = line_of(self.schedule, deals, mesh.ranks, rank)
+        self.turn_seconds: list[float] = []
+        """Processor time of each turn of the last step."""
 
     def run(self) -> float:
         """One step; its gradients are thrown away."""
         self._state.zero_gradients()
         passes = _passes(self._setting, self._stages, self._line.stage, self._model)
-        pipeline.run(self._line, passes, self.group)
+        timed = _Timed(passes)
+        pipeline.run(self._line, timed, self.group)
+        self.turn_seconds = timed.seconds
         reduce_dense(self.group.stage, self._state.dense_gradient_P)
         self.group.all_reduce(passes.sums.loss)  # the vote
         return float(passes.sums.loss)
+
+
+class _Timed:
+    """Passes whose processor time is kept, turn after turn."""
+
+    def __init__(self, passes: StepPasses) -> None:
+        self._passes = passes
+        self.seconds: list[float] = []
+
+    def room(self) -> Tensor:
+        """See `pipeline.Passes`."""
+        return self._passes.room()
+
+    def forward(self, turn: Turn, microbatch: int | None, x: Tensor | None) -> Tensor | None:
+        """See `pipeline.Passes`."""
+        return self._timed(self._passes.forward, turn, microbatch, x)
+
+    def backward(self, turn: Turn, microbatch: int | None, gradient: Tensor | None) -> Tensor | None:
+        """See `pipeline.Passes`."""
+        return self._timed(self._passes.backward, turn, microbatch, gradient)
+
+    def _timed(
+        self,
+        work: Callable[[Turn, int | None, Tensor | None], Tensor | None],
+        turn: Turn,
+        microbatch: int | None,
+        tensor: Tensor | None,
+    ) -> Tensor | None:
+        began = time.thread_time()
+        try:
+            return work(turn, microbatch, tensor)
+        finally:
+            self.seconds.append(time.thread_time() - began)
+
+
+def played_bubble(schedule: Schedule, seconds: Sequence[Sequence[float]]) -> float:
+    """The share of waiting if turns took so long (by stage, in their order) and messages nothing; one seat a stage."""
+    ends: dict[tuple[int, Turn], float] = {}
+    now, done = [0.0] * schedule.stages, [0] * schedule.stages
+    while any(count < len(turns) for count, turns in zip(done, schedule.turns, strict=True)):
+        for stage, turns in enumerate(schedule.turns):
+            while done[stage] < len(turns):
+                turn = turns[done[stage]]
+                source = stage + (-1 if turn.way is Pass.FORWARD else 1)
+                if 0 <= source < schedule.stages and (source, turn) not in ends:
+                    break
+                begins = max(now[stage], ends.get((source, turn), 0.0))
+                ends[stage, turn] = now[stage] = begins + seconds[stage][done[stage]]
+                done[stage] += 1
+    return 1 - sum(map(sum, seconds)) / (max(now) * schedule.stages)
 
 
 class PlainStep:
@@ -254,8 +311,10 @@ def measure(setting: Setting, steps: int, warm_steps: int) -> dict[str, object]:
         "pipeline": Arm(pipelined.run, pulse=pipelined.pulse),
         "torch.distributed.pipelining": Arm(TorchStep(setting).run),
     }
+    bubbles: list[float] = []
     for number in range(warm_steps + steps):
-        for arm in arms.values():
+        for name in _rotated(list(arms), number):
+            arm = arms[name]
             dist.barrier()
             waited = arm.pulse.waited_seconds if arm.pulse else 0.0
             began = time.perf_counter()
@@ -269,14 +328,25 @@ def measure(setting: Setting, steps: int, warm_steps: int) -> dict[str, object]:
                 arm.seconds.append(seconds)
                 if arm.pulse is not None:
                     arm.waited_share.append((arm.pulse.waited_seconds - waited) / mine)
+        if number >= warm_steps:
+            took = torch.tensor(pipelined.turn_seconds, dtype=torch.float64)
+            by_stage = [torch.empty_like(took) for _ in range(world)]
+            dist.all_gather(by_stage, took)
+            bubbles.append(played_bubble(pipelined.schedule, [each.tolist() for each in by_stage]))
     shares = torch.tensor(arms["pipeline"].waited_share, dtype=torch.float64)
     dist.all_reduce(shares)
     return {
         "seconds": {name: arm.seconds for name, arm in arms.items()},
         "losses": {name: arm.loss for name, arm in arms.items()},
         "waited_share": (shares / world).tolist(),
-        "bubble": bubble(pipelined.schedule),
+        "bubble": bubbles,
+        "bubble_of_schedule": bubble(pipelined.schedule),
     }
+
+
+def _rotated(names: list[str], number: int) -> list[str]:
+    first = number % len(names)
+    return names[first:] + names[:first]
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def settled(
 
     `waiting` is called about once a second meanwhile. Raises JobFileError.
     """
-    if not affinity.is_open(spec):
+    if not spec.trainable.open:
         return spec
     asked = spec.trainable.affinity
     if before is not None and before.trainable.experts and before.trainable.affinity == asked:

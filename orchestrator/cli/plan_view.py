@@ -12,7 +12,6 @@ from rich.text import Text
 
 from orchestrator.cli.render import BAD, FAINT, GOOD, Column, plural, seconds, size, table
 from orchestrator.cli.rows import Row
-from orchestrator.core import affinity
 from orchestrator.core.layouts import Layout
 from orchestrator.core.memory import DeviceMemory
 from orchestrator.core.survival import LOSSES
@@ -35,7 +34,7 @@ def mapping(own: Layout, layouts: Sequence[Layout], room: int | None) -> dict[st
         "trained": {
             "experts": plan.trained,
             "of": own.spec.all_experts,
-            "at_most_by_affinity": affinity.is_open(own.spec),
+            "at_most_by_affinity": own.spec.trainable.open,
         },
         "node": {
             "snapshot": plan.node_snapshot,

@@ -27,7 +27,6 @@ from orchestrator.cli.report import Ended, afterwards, report
 from orchestrator.cli.screen import open_screen
 from orchestrator.cli.session import Outcome, Plan, Session
 from orchestrator.cli.validate import in_words
-from orchestrator.core import affinity
 from orchestrator.core.spec import JobSpec
 from orchestrator.jobfile import JobFileError
 
@@ -135,7 +134,7 @@ def run(
 
 def _with_experts(spec: JobSpec) -> JobSpec:
     """The job with its experts chosen, if it leaves that to a sample. Raises JobRefused."""
-    if not affinity.is_open(spec):
+    if not spec.trainable.open:
         return spec
     console = Console(highlight=False)
     _say(console, f"choosing experts by {spec.trainable.affinity.sample}")

@@ -14,11 +14,6 @@ from collections.abc import Sequence
 from orchestrator.core.spec import JobSpec
 
 
-def is_open(spec: JobSpec) -> bool:
-    """Whether experts are still to be chosen."""
-    return bool(spec.trainable.affinity.sample) and not spec.trainable.experts
-
-
 def at_most(spec: JobSpec) -> int:
     """So many experts of a stage reach the threshold whatever their scores are: all of them are alike at worst."""
     experts = spec.model.experts

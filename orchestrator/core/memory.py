@@ -176,7 +176,7 @@ def _trained(spec: JobSpec, where: Placement, among: Sequence[int]) -> list[int]
     """Of these experts of one stage, those that are trained: those named, or all; while affinity has not chosen yet, as
     many as it can choose, those with most replicas."""
     named = spec.trainable.experts
-    if named or not affinity.is_open(spec):
+    if named or not spec.trainable.open:
         return [expert for expert in among if not named or expert in named]
     return sorted(sorted(among, key=lambda expert: -len(where[expert]))[: affinity.at_most(spec)])
 
@@ -291,7 +291,7 @@ class _Widths:
         p = 8 if spec.precision is Precision.FLOAT64 else 4
         c = 2 if spec.precision is Precision.BFLOAT16 else p
         block = SCRATCH_ELEMENTS[spec.cluster.device]
-        frozen = bool(spec.trainable.experts) or affinity.is_open(spec)
+        frozen = bool(spec.trainable.experts) or spec.trainable.open
         return cls(model=spec.model, frozen=frozen, block=block, p=p, c=c)
 
     @property

@@ -222,6 +222,11 @@ class TrainableSpec:
     here from then on, and are not chosen again."""
     affinity: AffinitySpec = field(default_factory=AffinitySpec)
 
+    @property
+    def open(self) -> bool:
+        """Whether experts are still to be chosen."""
+        return bool(self.affinity.sample) and not self.experts
+
 
 class Recompute(Enum):
     """What the backward pass computes again instead of keeping it (activation checkpointing)."""
