@@ -106,8 +106,9 @@ def steps_text(depth: int, found: Mapping[str, Any]) -> str:
     seconds: dict[str, list[float]] = found["seconds"]
     rows = []
     for name, mine in seconds.items():
-        rows.append([name, _text(mine), *(_text(_ratios(mine, seconds[other])) for other in (PLAIN, TORCH))])
-    head = [f"{depth} ranks, {MICROBATCHES} microbatches", "step s", "of plain", "of torch's"]
+        ratios = [_text(_ratios(mine, seconds[other])) for other in (PLAIN, TORCH)]
+        rows.append([name, _text(mine), *ratios, _text(found["processor_seconds"][name])])
+    head = [f"{depth} ranks, {MICROBATCHES} microbatches", "step s", "of plain", "of torch's", "processor s"]
     theory = (depth - 1) / (MICROBATCHES + depth - 1)
     return (
         f"{table(head, rows)}\n"

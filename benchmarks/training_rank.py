@@ -76,6 +76,8 @@ class Arm:
 
     run: Callable[[], float]
     seconds: list[float] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
+    """Of all ranks and their threads together; a machine with other work on it changes this least."""
     waited_share: list[float] = field(default_factory=list)
     """Of each step, the share that this rank waited for others."""
     loss: float = 0.0
@@ -317,15 +319,17 @@ def measure(setting: Setting, steps: int, warm_steps: int) -> dict[str, object]:
             arm = arms[name]
             dist.barrier()
             waited = arm.pulse.waited_seconds if arm.pulse else 0.0
-            began = time.perf_counter()
+            began, used = time.perf_counter(), time.process_time()
             loss = torch.tensor(arm.run(), dtype=torch.float64)
-            mine = time.perf_counter() - began
+            mine, processor = time.perf_counter() - began, torch.tensor(time.process_time() - used)
             dist.barrier()
             seconds = time.perf_counter() - began
             dist.all_reduce(loss, op=dist.ReduceOp.MAX)
+            dist.all_reduce(processor)
             arm.loss = float(loss)
             if number >= warm_steps:
                 arm.seconds.append(seconds)
+                arm.processor_seconds.append(float(processor))
                 if arm.pulse is not None:
                     arm.waited_share.append((arm.pulse.waited_seconds - waited) / mine)
         if number >= warm_steps:
@@ -337,6 +341,7 @@ def measure(setting: Setting, steps: int, warm_steps: int) -> dict[str, object]:
     dist.all_reduce(shares)
     return {
         "seconds": {name: arm.seconds for name, arm in arms.items()},
+        "processor_seconds": {name: arm.processor_seconds for name, arm in arms.items()},
         "losses": {name: arm.loss for name, arm in arms.items()},
         "waited_share": (shares / world).tolist(),
         "bubble": bubbles,

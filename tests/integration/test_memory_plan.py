@@ -94,11 +94,11 @@ def test_trainers_use_what_was_planned(changes: dict[str, Any], tmp_path: Path) 
     assert abs(planned / max(measured) - 1) < TOLERANCE, (planned, measured)
 
 
-class Alone:
-    """The exchange of one rank with itself."""
+class Idle:
+    """The exchange of a rank with one that sends nothing and holds no expert."""
 
     rank = 0
-    world = 1
+    world = 2
 
     def all_to_all(
         self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
@@ -152,7 +152,7 @@ def two_steps(spec: JobSpec) -> None:
     mapping, device = to_mapping(spec), torch.device("cpu")
     config = ModelConfig.from_mapping(mapping["model"], mapping["precision"])
     experts = range(config.experts)
-    dispatcher = AllToAllDispatcher(Alone(), plan_route([[0] for _ in experts], [0], 0), device)
+    dispatcher = AllToAllDispatcher(Idle(), plan_route([[0] for _ in experts], [0, 1], 0), device)
     compute = ComputeConfig.from_mapping(mapping["compute"])
     model = Transformer(config, seed=1, dispatcher=dispatcher, device=device, compute=compute)
     state = TrainingState(config, 1, device)

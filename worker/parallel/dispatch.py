@@ -10,7 +10,8 @@ Three rules make the two dispatchers interchangeable, and a step repeatable:
 - Nothing is added up in an order that could change: moves are gathers, and the sum over the choices of a token (in
   the gradient) runs over a fixed axis.
 - Every rank makes the same number of `all_to_all` calls, forward and backward, also with no tokens, no experts, or
-  nothing to differentiate: three forward (counts, rows, answers) and two backward for each dispatch and combine.
+  nothing to differentiate: three forward (counts, rows, answers) and two backward for each dispatch and combine. Who
+  is alone in its group makes one, which moves nothing.
 
 Shapes: T tokens here; K choices of a token; J = T*K (token, choice) pairs, token-major; R rows received; D width;
 E experts; H experts held here ("slots", ascending ids); W ranks that exchange tokens.
@@ -125,12 +126,17 @@ class AllToAllDispatcher:
 
     For each source rank one replica of each expert is fixed by the route, so the rows a rank receives follow from the
     routing decisions alone. One host synchronisation per dispatch: the counts that size the exchange.
+
+    A rank that is alone in its group (a stage whose trainers all hold every expert) moves its rows once each way and
+    not three times, to the same bits. Its group only hears that this would be an exchange. On a GPU it goes the long
+    way, since there the group is the stage's.
     """
 
     def __init__(self, group: Exchange, route: Route, device: torch.device) -> None:
         """`group` spans the ranks of `route.group`, in that order."""
         assert group.world == len(route.group), f"{group.world} ranks exchange, the route names {route.group}"
         self._group = group
+        self._alone = LocalDispatcher(len(route.held)) if group.world == 1 and device.type == "cpu" else None
         self.held: Sequence[int] = route.held
         target_E = route.target_E
         experts = len(target_E)
@@ -145,6 +151,10 @@ class AllToAllDispatcher:
         self._held_H = torch.tensor(list(self.held), dtype=torch.int64, device=device)
 
     def dispatch(self, x_TD: Tensor, expert_TK: Tensor) -> Dispatched:
+        if self._alone is not None:
+            nothing = torch.empty(0, dtype=torch.int64)
+            self._group.all_to_all(nothing, nothing, [0], [0])
+            return self._alone.dispatch(x_TD, expert_TK)
         choices = expert_TK.shape[1]
         expert_J = expert_TK.reshape(-1)
         order_J, place_J = _stable_order(self._key_E[expert_J])
@@ -168,6 +178,8 @@ class AllToAllDispatcher:
         )
 
     def combine(self, y_RD: Tensor, receipt: Receipt) -> Tensor:
+        if self._alone is not None:
+            return self._alone.combine(y_RD, receipt)
         leaving_RD = _permute(y_RD, receipt.row_R, receipt.arrival_R)
         returned_JD = _exchange(leaving_RD, self._group, receipt.sent_W, receipt.received_W)
         y_JD = _permute(returned_JD, receipt.place_J, receipt.order_J)

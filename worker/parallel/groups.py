@@ -131,7 +131,12 @@ class Group:
     def exchange(
         self, output: Tensor, input: Tensor, output_splits: Sequence[int], input_splits: Sequence[int]
     ) -> None:
-        """The same among the members of the exchange group alone; splits are by their order in it."""
+        """The same among the members of the exchange group alone; splits are by their order in it. Who has nobody to
+        exchange with copies; over NCCL the group is the stage's, whose members may not leave out a call."""
+        if len(self._exchange) == 1 and not self._cuda:
+            self._begin("all_to_all")
+            output.copy_(input)
+            return
         options = distributed_c10d.AllToAllOptions()
         if self._entered.exchange is self._entered.stage:
             output_splits, input_splits = self._over_stage(output_splits), self._over_stage(input_splits)
@@ -244,6 +249,13 @@ class Group:
         assert self._backends is not None, "this group was left"
         return self._backends
 
+    def _begin(self, name: str) -> None:
+        """Faults strike here, and a group that is over is left."""
+        if self.on_operation is not None:
+            self.on_operation(name)
+        self._watch.check(self.generation)
+        self._pulse.operation += 1
+
     def _run(
         self,
         name: str,
@@ -252,11 +264,8 @@ class Group:
         *,
         on_host: bool = False,
     ) -> None:
-        if self.on_operation is not None:
-            self.on_operation(name)
-        self._watch.check(self.generation)
+        self._begin(name)
         pulse = self._pulse
-        pulse.operation += 1
         pulse.waiting = True
         began = time.monotonic()
         try:

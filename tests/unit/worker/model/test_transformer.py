@@ -137,7 +137,8 @@ def test_placement_and_dealing_change_nothing(world: int, microbatches: int, rec
             loss = bound.loss(window_BC, microbatch=index, parts=microbatches)
             loss.objective.backward()
             seen[index], chosen[index] = loss.objective.item(), loss.count_LE
-        assert exchange.calls == 5 * config.layers * -(-microbatches // world)
+        each = 5 if exchange.world > 1 else 1
+        assert exchange.calls == each * config.layers * -(-microbatches // world)
         return bound, seen, chosen, list(dispatcher.held)
 
     played = run_ranks(world, rank)

