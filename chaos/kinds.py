@@ -38,6 +38,7 @@ class Kind(Enum):
     RECOVERY = "in-a-recovery"
     TWO = "two-nodes"
     PAIR = "primary-and-backup"
+    RACK = "rack-lost"
     SPARES = "spares-exhausted"
     FLAPPING = "flapping"
     SLOW = "slow-x3"
@@ -83,6 +84,7 @@ TRAITS: dict[Kind, Trait] = {
     Kind.RECOVERY: Trait(words="a node dies, and another one while they regroup", nodes_lost=2, at_once=2),
     Kind.TWO: Trait(words="two nodes die at once", nodes_lost=2, at_once=2),
     Kind.PAIR: Trait(words="all holders of an expert die at once", nodes_lost=2, at_once=2, rolls_back=True),
+    Kind.RACK: Trait(words="all nodes of a rack die at once", nodes_lost=2, at_once=2),
     Kind.SPARES: Trait(words="nodes die one after the other until no spare is left", nodes_lost=2, at_once=1),
     Kind.FLAPPING: Trait(words="the same trainer dies again and again", nodes_lost=1, at_once=1),
     Kind.SLOW: Trait(

@@ -156,6 +156,7 @@ class Player:
             database=database,
             network=self._cuttable() if plan.kinds & _CUTS else None,
             mark=mark,
+            racks=plan.racks,
         )
 
     def _cuttable(self) -> Network:

@@ -52,6 +52,8 @@ class Setting:
     database: Database
     network: Network | None
     mark: str
+    racks: tuple[tuple[str, ...], ...] = ()
+    """The nodes of each, where nodes stand in racks."""
 
 
 class Stage:
@@ -197,6 +199,8 @@ class Stage:
         job_file.write_text(yaml.safe_dump(setting.job, sort_keys=False))
         command = [*PROGRAM, "run", str(job_file), "--workdir", str(setting.workdir)]
         command += ["--plain", "--summary", str(self.summary_file), "--token-file", str(self._token_file)]
+        for number, nodes in enumerate(setting.racks, start=1):
+            command += ["--label", f"{','.join(nodes)}:rack=r{number}"]
         environment = {**os.environ, processes.MARK: setting.mark, "GRPC_VERBOSITY": "NONE"}
         if setting.database.url:
             environment["UNDERSTUDY_DATABASE"] = setting.database.url

@@ -249,6 +249,16 @@ def _kill_all(scene: Scene, victims: tuple[str, ...], holders: list[frozenset[st
     return scene.deed(f"killed {' and '.join(victims)} at once", *victims, holders=holders)
 
 
+def lose_rack(scene: Scene) -> Deed:
+    """One that stands between two replicas of everything: losing committed steps for it is an offence."""
+    active = scene.stage.nodes("active")
+    racks = [each for each in scene.stage.setting.racks if sum(node in active for node in each) > 1]
+    victims = racks[int(scene.strike.picks[0] * len(racks))]
+    killed = _kill_all(scene, victims, holders=[])
+    scene.await_incident()
+    return replace(killed, words=f"{killed.words}, all of a rack")
+
+
 def exhaust(scene: Scene) -> Deed:
     """One more than there are spares, each after the run has got over the last."""
     victims = []
@@ -411,6 +421,7 @@ STRIKES: dict[Kind, Callable[[Scene], Deed]] = {
     Kind.RECOVERY: in_recovery,
     Kind.TWO: two,
     Kind.PAIR: pair,
+    Kind.RACK: lose_rack,
     Kind.SPARES: exhaust,
     Kind.FLAPPING: flap,
     Kind.SLOW: slow,

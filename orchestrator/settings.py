@@ -131,6 +131,8 @@ class Settings:
     allow_open: bool = False
     """Serve other machines although nobody is asked who it is."""
     agent_prefix: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """Of agents that are started here, as NODES:NAME=VALUE."""
     """Words before the command line of each agent, {node} in them for the node's name."""
     exit_when_done: bool = False
     starts_agents: bool = True
@@ -197,6 +199,15 @@ def parser() -> argparse.ArgumentParser:
         help="words before the command line of each agent, {node} in them for the node's name, such as "
         f"'ip netns exec {{node}}'; what they name must become the agent by exec (environment: "
         f"{AGENT_PREFIX_VARIABLE})",
+    )
+    made.add_argument(
+        "--label",
+        dest="labels",
+        metavar="NODES:NAME=VALUE",
+        action="append",
+        default=[],
+        help="say where nodes that are started here stand, for example 'node-1,node-2:rack=a' or 'node-*:zone=z1'; "
+        "cluster.spread_over names the labels that are failure domains; may be repeated, the last word counts",
     )
     made.add_argument(
         "--agents",
@@ -304,6 +315,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         agent_tls=_agent_tls(said, tls),
         allow_open=said.allow_open,
         agent_prefix=_prefix(said.agent_prefix or environment.get(AGENT_PREFIX_VARIABLE) or ""),
+        labels=_labels(said),
         exit_when_done=said.exit_when_done,
         starts_agents=said.agents == "here",
         job_object=_job_object(said),
@@ -311,6 +323,14 @@ def read(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         metrics=_metrics(said.metrics or environment.get(METRICS_VARIABLE) or ""),
         database_schema=_schema(said.database_schema or environment.get(SCHEMA_VARIABLE) or ""),
     )
+
+
+def _labels(said: argparse.Namespace) -> tuple[str, ...]:
+    if said.labels and said.agents != "here":
+        raise SettingsError(
+            "--label", said.labels[0], "is for agents that are started here: others say their own"
+        )
+    return tuple(said.labels)
 
 
 def _job_object(said: argparse.Namespace) -> tuple[str, str] | None:

@@ -10,16 +10,18 @@ import os
 import time
 from dataclasses import dataclass
 
-from orchestrator.cluster import devices
+from orchestrator.cluster import devices, labels
 from orchestrator.cluster.elsewhere import AgentsElsewhere
 from orchestrator.cluster.kube import api as paths
 from orchestrator.cluster.kube import moejob
 from orchestrator.cluster.kube.api import ApiError, KubeApi
 from orchestrator.cluster.kube.moejob import BadJob, MoEJob
 from orchestrator.cluster.kube.pods import PodCluster
+from orchestrator.cluster.labels import BadLabel, NodeLabel
 from orchestrator.cluster.nodes import NodeSource
 from orchestrator.cluster.processes import AgentCommand, ProcessCluster
 from orchestrator.core.spec import JobSpec
+from orchestrator.core.spec_rules import node_ids
 from orchestrator.settings import IMAGE_VARIABLE, POD_VARIABLE, Settings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,18 @@ def node_source(settings: Settings, spec: JobSpec, address: str, found: Kubernet
         workdir=settings.workdir,
         token_file=settings.token_file,
         tls=(tls.ca, tls.certificate, tls.key) if tls is not None else None,
+        labels=_labels(settings, spec),
         prefix=settings.agent_prefix,
     )
     return ProcessCluster(command, devices=shares)
+
+
+def _labels(settings: Settings, spec: JobSpec) -> tuple[NodeLabel, ...]:
+    """What people say of nodes that are started here. Raises SettingsError."""
+    read = []
+    for text in settings.labels:
+        try:
+            read.append(labels.read(text, node_ids(spec.cluster)))
+        except BadLabel as error:
+            raise SettingsError("--label", text, str(error)) from error
+    return tuple(read)

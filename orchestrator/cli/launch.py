@@ -118,11 +118,13 @@ class Controller:
         program: tuple[str, ...] = PROGRAM,
         *,
         tls_folder: Path | None = None,
+        labels: tuple[str, ...] = (),
     ) -> None:
         self._directory = directory
         self._program = program
         self._token_file = token_file
         self._tls_folder = tls_folder
+        self._labels = labels
         self._child: subprocess.Popen[bytes] | None = None
         self._found: int | None = None
         self._log_begins = 0
@@ -147,6 +149,7 @@ class Controller:
         command += ["--job", str(self._directory / workdirs.JOB_FILE), "--listen", listen]
         command += ["--resume"] if resume else []
         command += ["--token-file", str(self._token_file.absolute())] if self._token_file else []
+        command += [word for label in self._labels for word in ("--label", label)]
         command += _tls_options(self._tls_folder) if self._tls_folder else []
         log = self._directory / workdirs.CONTROLLER_LOG
         try:

@@ -51,6 +51,14 @@ _PANEL_CELLS = 4
     metavar="HOST:PORT",
     help="Where the controller listens [default: a free port on loopback; env: UNDERSTUDY_LISTEN].",
 )
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NODES:NAME=VALUE",
+    help="Where nodes are to stand, such as 'node-1,node-2:rack=a' or 'node-*:zone=z'; may be repeated. Replicas are "
+    "kept apart by those that cluster.spread_over names.",
+)
 @click.option("--summary", type=PATH, metavar="FILE", help="Write the summary of the run there, as JSON.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture (the default in a pipe).")
 @click.option("--record-svg", type=PATH, metavar="FILE", hidden=True, help="Save the live picture as SVG.")
@@ -65,6 +73,7 @@ def run(
     workdir: Path | None,
     resume: Path | None,
     listen: str,
+    labels: tuple[str, ...],
     summary: Path | None,
     plain: bool,
     record_svg: Path | None,
@@ -84,6 +93,7 @@ def run(
       understudy run examples/stdlib-moe.yaml --fail 'step=60,kind=sigkill,node=node-2'
       understudy run examples/stdlib-moe.yaml --nodes 3 --spares 0 --steps 50 --set model.width=64
       understudy run job.yaml --workdir runs/a --summary runs/a.json --plain > runs/a.log
+      understudy run job.yaml --label 'node-[12]:rack=a' --label 'node-[34]:rack=b'   # replicas apart
       understudy run --resume runs/a                # go on from the newest checkpoint
       understudy run --resume runs/a --steps 400    # and further than was planned
 
@@ -127,6 +137,7 @@ def run(
         token=token,
         record_svg=record_svg,
         listen=listen,
+        labels=labels,
     )
     job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
     sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))

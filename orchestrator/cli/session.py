@@ -71,6 +71,8 @@ class Plan:
     record_svg: Path | None = None
     listen: str = "127.0.0.1:0"
     """HOST:PORT of the controller; port 0 picks a free one."""
+    labels: tuple[str, ...] = ()
+    """Of nodes, as NODES:NAME=VALUE."""
     program: tuple[str, ...] = PROGRAM
     """How a controller is started."""
     longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
@@ -102,7 +104,9 @@ class Session:
         self._interrupts = interrupts
         files = plan.tls.ca if plan.tls is not None else None
         folder = files.parent if isinstance(files, Path) else None
-        self._controller = Controller(plan.workdir, plan.token_file, plan.program, tls_folder=folder)
+        self._controller = Controller(
+            plan.workdir, plan.token_file, plan.program, tls_folder=folder, labels=plan.labels
+        )
         self._budget = RestartBudget()
         self._database_failures = 0
         """In a row."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from orchestrator.cluster import labels
 from orchestrator.cluster.devices import ALL_DEVICES, DeviceShares
 from orchestrator.cluster.identity import (
     ProcessIdentity,
@@ -30,6 +31,7 @@ from orchestrator.cluster.identity import (
     record_of,
     write_record,
 )
+from orchestrator.cluster.labels import NodeLabel
 from orchestrator.core.ids import NodeId
 from orchestrator.settings import SECRETS_VARIABLES
 
@@ -62,7 +64,7 @@ class AgentCommand:
     controller: str
     """HOST:PORT that the agent connects to."""
     workdir: Path
-    labels: tuple[tuple[str, str], ...] = ()
+    labels: tuple[NodeLabel, ...] = ()
     token_file: str = ""
     tls: tuple[str, str, str] | None = None
     """Files of CA, certificate and key; the last two may be empty."""
@@ -82,7 +84,7 @@ class AgentCommand:
             "--workdir",
             str(self.workdir),
         ]
-        for key, value in self.labels:
+        for key, value in labels.of(self.labels, node):
             words += ["--label", f"{key}={value}"]
         if self.token_file:
             words += ["--token-file", self.token_file]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from chaos.kinds import TRAITS, Kind
-from chaos.plan import LIVING, SHORT, Draw, runs
+from chaos.plan import LIVING, RACK_NODES, SHORT, Draw, runs
 from chaos.strikes import STRIKES
 
 
@@ -39,6 +39,16 @@ def test_only_what_was_asked_for_is_drawn() -> None:
         assert plan.nodes == 5
         assert 0 < len(plan.strikes) <= 2
         assert plan.kinds <= {Kind.KILL, Kind.SLOW}
+
+
+def test_a_rack_is_lost_first_and_once_while_replicas_can_be_apart() -> None:
+    for plan in islice(runs(5, Draw(kinds=(Kind.KILL, Kind.RACK))), 40):
+        kinds = [strike.kind for strike in plan.strikes]
+        assert Kind.RACK not in kinds[1:]
+        assert bool(plan.racks) == (Kind.RACK in kinds)
+        assert all(len(rack) <= RACK_NODES <= plan.nodes // 2 for rack in plan.racks)
+        if plan.racks:
+            assert sum(plan.racks, ()) == tuple(f"node-{n + 1}" for n in range(plan.nodes + plan.spares))
 
 
 def test_every_kind_is_known_and_can_be_inflicted() -> None:

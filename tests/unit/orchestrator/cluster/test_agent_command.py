@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.cluster.labels import NodeLabel
 from orchestrator.cluster.processes import AgentCommand
 from orchestrator.core.ids import NodeId
 
@@ -12,7 +13,7 @@ def test_an_agent_is_told_its_name_its_controller_and_its_folder() -> None:
     command = AgentCommand(
         controller="127.0.0.1:7400",
         workdir=Path("/w"),
-        labels=(("rack", "r1"),),
+        labels=(NodeLabel(nodes=("node-[12]",), name="rack", value="r1"),),
         token_file="/secret",
         program=("python", "-m", "worker", "agent"),
     )
