@@ -63,7 +63,7 @@ class Domains:
     def spread(self, candidates: Sequence[NodeId], beside: Iterable[NodeId] = ()) -> list[NodeId]:
         """The candidates so that any number of the first ones makes domains as even as can be, beside those that are
         there already; of equal ones the order that they came in."""
-        if not self:
+        if not self or not candidates:
             return list(candidates)
         here: Counter[Path] = Counter()
         for node in beside:

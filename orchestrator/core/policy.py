@@ -34,8 +34,8 @@ class Policy:
     checkpoint_seconds: float
     """From the request to the seal; a checkpoint moves as many bytes as an acquisition."""
 
-    snapshot_seconds: float = 60.0
-    """From the order of a snapshot to its being held twice; then the next one is tried."""
+    shortest_snapshot_seconds: float = 60.0
+    """From the order of a snapshot to its being held twice; it is waited for longer where the last ones took long."""
     remind_seconds: float = 5.0
     """Members that have not joined are told their generation again, this often."""
     start_patience_seconds: float = 10.0

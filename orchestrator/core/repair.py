@@ -152,7 +152,7 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     kept = tuple(each for each in generation.members if node_of(each.trainer) not in leaving)
     vacant = roster.seats(job.spec.cluster) - len(kept)
     able = [each for each in spares if not _given_up(state, policy, at, each.trainer)]
-    newcomers = roster.spread(state, able, kept)[: max(0, vacant)]
+    newcomers = roster.spread(state, able, kept)[:vacant] if vacant > 0 else ()
     depth, domains = job.spec.pipeline.stages, roster.domains_of(state)
     joined = stages.joined(kept, newcomers, depth, domains)
     members = stages.evened(joined, depth)

@@ -219,7 +219,7 @@ def spread(
     """Trainers that could take a seat, so that any number of the first ones keeps failure domains even, beside the
     members that there are; trainers of one node follow one another."""
     where = domains_of(state)
-    if not where:
+    if not where or not candidates:
         return tuple(candidates)
     by_node: dict[NodeId, list[Member]] = {}
     for each in candidates:

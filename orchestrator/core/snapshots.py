@@ -10,6 +10,7 @@ nothing: the next is tried at its time. Next: `tiers.py`, which picks what a res
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.core import buddies, cadence, checkpoints, credible, roster
@@ -25,7 +26,7 @@ from orchestrator.core.state import (
     GenerationKind,
     JobState,
 )
-from orchestrator.core.words import count, listed
+from orchestrator.core.words import count, lasting, listed
 
 REQUEST_DIGITS = 4
 HOLDERS = 2
@@ -69,21 +70,31 @@ class Snapshot:
 
 def known(state: ClusterState) -> tuple[Snapshot, ...]:
     """All snapshots that count, newest first: refused ones do not, nor those of a time that was set aside."""
-    found: dict[str, list[tuple[NodeId, str, HeldShard]]] = {}
-    for node, view in state.views.items():
-        if view.connected:
-            for shard in view.held:
-                if _counts(state, shard):
-                    found.setdefault(shard.name, []).append((node, view.memory_address, shard))
-    wanted = _wanted(state)
-    snapshots = [_assembled(held, wanted) for held in found.values()]
-    return tuple(sorted(snapshots, key=lambda each: (each.step, each.generation), reverse=True))
+    return tuple(_newest_first(state))
 
 
 def kept(state: ClusterState) -> Snapshot | None:
     """The newest sealed one, which no agent may overwrite; without one, the newest whole one."""
-    whole = [each for each in known(state) if each.whole]
-    return next((each for each in whole if each.sealed), whole[0] if whole else None)
+    newest = None
+    for snapshot in _newest_first(state):
+        if snapshot.sealed:
+            return snapshot
+        if snapshot.whole and newest is None:
+            newest = snapshot
+    return newest
+
+
+def _newest_first(state: ClusterState) -> Iterator[Snapshot]:
+    """Put together one after the other, for most who ask want the first only."""
+    held: dict[tuple[Step, GenerationNumber], list[tuple[NodeId, str, HeldShard]]] = {}
+    for node, view in state.views.items():
+        if view.connected:
+            for shard in view.held:
+                held.setdefault((shard.step, shard.generation), []).append((node, view.memory_address, shard))
+    wanted = _wanted(state)
+    for _, shards in sorted(held.items(), reverse=True):
+        if _counts(state, shards[0][2]):
+            yield _assembled(shards, wanted)
 
 
 def _wanted(state: ClusterState) -> int:
@@ -142,15 +153,44 @@ def advance(decision: Decision) -> None:
     memory = decision.state.memory
     if memory.snapshot is not None and _late(decision):
         waited = decision.at - memory.snapshot.at
-        decision.say(f"{memory.snapshot.request} is given up: not sealed after {waited:.0f} s")
+        decision.say(
+            f"{memory.snapshot.request} is given up: not sealed after {waited:.0f} s ({_why(decision)})"
+        )
         memory.snapshot = None
+        memory.snapshot_costs = ()  # what the last ones took is no guide any more: the next has all the time there is
     if _due(decision) and _may_begin(decision):
         _request(decision)
 
 
 def _late(decision: Decision) -> bool:
     under_way = decision.state.memory.snapshot
-    return under_way is not None and decision.at - under_way.at >= decision.policy.snapshot_seconds
+    return under_way is not None and decision.at - under_way.at >= patience_seconds(decision)
+
+
+def patience_seconds(decision: Decision) -> float:
+    """From the order of a snapshot to its seal: a few times the longest of late, and at least a minute.
+
+    At most, and until one was sealed, what a copy between trainers may take, which moves as many bytes.
+    """
+    policy, longest = decision.policy, _longest(decision.state)
+    if longest is None:
+        return policy.acquire_seconds
+    return min(
+        policy.acquire_seconds, max(policy.shortest_snapshot_seconds, policy.patience_factor * longest)
+    )
+
+
+def _longest(state: ClusterState) -> float | None:
+    """Of the last ones that were sealed; None before the first."""
+    works = (each.work_seconds for each in state.memory.snapshot_costs if each.work_seconds is not None)
+    return max(works, default=None)
+
+
+def _why(decision: Decision) -> str:
+    longest = _longest(decision.state)
+    if longest is None:
+        return "timeouts.acquire_seconds"
+    return f"the last ones took {lasting(longest)} at most"
 
 
 def _due(decision: Decision) -> bool:

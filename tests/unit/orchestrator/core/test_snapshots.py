@@ -9,6 +9,7 @@ import pytest
 from orchestrator.core import actions, events, snapshots, tiers
 from orchestrator.core.held import HeldShard
 from orchestrator.core.ids import GenerationNumber, NodeId, Rank, Step, node_of
+from orchestrator.core.policy import Policy
 from orchestrator.core.spec import SnapshotSpec
 from orchestrator.core.state import GenerationKind
 from orchestrator.core.tiers import Tier
@@ -70,6 +71,11 @@ def lose_pair(world: Told) -> None:
     world.run_until(lambda: world.generation.kind is GenerationKind.RESTORE)
 
 
+def policy(world: Told) -> Policy:
+    assert world.machine is not None
+    return world.machine.policy
+
+
 def under_way(world: Told) -> bool:
     return world.state.memory.snapshot is not None
 
@@ -88,13 +94,40 @@ def test_a_snapshot_is_ordered_of_all_members_after_the_interval(world: Told) ->
 
 
 def test_one_at_a_time_and_given_up_when_it_takes_too_long(world: Told) -> None:
+    """The first may take as long as a copy between trainers: nobody knows better yet."""
     world.run(SOON)
     request = world.performed(actions.TakeSnapshot)[0].request
-    world.run(world.machine.policy.snapshot_seconds - SOON if world.machine else 0.0)
+    world.run(policy(world).acquire_seconds - SOON)
     assert {each.request for each in world.performed(actions.TakeSnapshot)} == {request}
     world.run(2 * SOON)
-    assert world.heard(f"{request} is given up")
+    assert world.heard(f"{request} is given up") and world.heard("timeouts.acquire_seconds")
     assert len({each.request for each in world.performed(actions.TakeSnapshot)}) == 2
+
+
+def test_patience_follows_what_the_last_ones_took(world: Told) -> None:
+    """Slow ones get more than a minute, and one that is slower still is followed by one with all the time there is."""
+    slow = 2 * policy(world).shortest_snapshot_seconds / policy(world).patience_factor
+    world.run_until(lambda: under_way(world))
+    world.run(slow)
+    take(world)
+    assert not under_way(world)
+    world.run_until(lambda: under_way(world), within_seconds=2 * SOON + 2 * slow)
+    world.run(1.5 * policy(world).shortest_snapshot_seconds)
+    assert not world.heard("is given up")
+    world.run_until(lambda: world.heard("is given up"))
+    assert world.heard("the last ones took 30 s at most")
+    world.run_until(lambda: under_way(world), within_seconds=2 * SOON)
+    world.run(0.9 * policy(world).acquire_seconds)
+    assert under_way(world), "what was observed is forgotten"
+
+
+def test_quick_ones_do_not_make_it_impatient(world: Told) -> None:
+    world.run_until(lambda: under_way(world))
+    take(world)
+    world.run_until(lambda: under_way(world), within_seconds=2 * SOON)
+    world.run(0.9 * policy(world).shortest_snapshot_seconds)
+    assert under_way(world) and not world.heard("is given up")
+    world.run_until(lambda: world.heard("is given up"))
 
 
 def test_none_without_memory_or_where_it_is_switched_off(make_training: MakeWorld) -> None:
