@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, get_args
@@ -80,45 +81,67 @@ class _Ending:
 class _Session:
     """One open stream of one node. Lives on the event loop; `welcomed` alone is read from other threads."""
 
-    def __init__(self, registered: NodeRegistered, limit: int) -> None:
+    def __init__(
+        self, registered: NodeRegistered, context: grpc.aio.ServicerContext[Any, bytes], limit: int
+    ) -> None:
         self.node = registered.node
         self.incarnation = registered.incarnation
         self.welcomed = False
         self.ending: asyncio.Future[_Ending] = asyncio.get_running_loop().create_future()
         self.holds: tuple[GenerationNumber, ...] = ()
         """Generations that the agent holds whole. The controller's thread alone reads and writes it once welcomed."""
-        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue(limit)
-        self._in_flight: asyncio.Future[None] | None = None
+        self._context = context
+        self._limit = limit
+        self._outgoing: deque[bytes] = deque()
+        self._writing: asyncio.Task[None] | None = None
+        self._quiet = False
 
     def offer(self, message: bytes) -> None:
-        """Queue an order; a full queue ends the stream."""
-        try:
-            self._outgoing.put_nowait(message)
-        except asyncio.QueueFull:
-            limit = self._outgoing.maxsize
-            reason = f"{limit} orders wait for node {self.node!r}, which does not read them: register again"
+        """Send an order after those that wait; too many of them end the stream."""
+        if self._quiet:
+            return
+        if len(self._outgoing) >= self._limit:
+            reason = (
+                f"{self._limit} orders wait for node {self.node!r}, which does not read them: register again"
+            )
             self.end(_Ending(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason=reason))
+            return
+        self._outgoing.append(message)
+        if self._writing is None:
+            self._begin_to_write()
 
     def end(self, ending: _Ending) -> None:
         """Have the stream closed; the first reason counts."""
         if not self.ending.done():
             self.ending.set_result(ending)
 
-    async def write(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        """Send orders as long as the stream lives."""
-        while True:
-            self._in_flight = asyncio.ensure_future(context.write(await self._outgoing.get()))
-            self._in_flight.add_done_callback(_seen)
-            await asyncio.shield(self._in_flight)
-
     async def quiet(self) -> None:
-        """Until what is being written is written, or the connection has ended.
+        """Send nothing more, and wait until what is being written is written, or the connection has ended.
 
         Cancelling a write does not take it back from gRPC, which cannot end a stream in the middle of one: the end
         would fail, and the agent would wait for it as long as its connection lives.
         """
-        if self._in_flight is not None:
-            await asyncio.wait([self._in_flight])
+        self._quiet = True
+        self._outgoing.clear()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+
+    def _begin_to_write(self) -> None:
+        """A task only while there is something to send: most of thousands of streams have nothing most of the time."""
+        self._writing = asyncio.create_task(self._write())
+        self._writing.add_done_callback(self._written)
+
+    async def _write(self) -> None:
+        while self._outgoing:
+            await self._context.write(self._outgoing.popleft())
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing = None
+        error = None if writing.cancelled() else writing.exception()
+        if error is not None:
+            self.end(_Ending(code=grpc.StatusCode.UNAVAILABLE, reason=f"writing failed: {error}"))
+        elif self._outgoing:
+            self._begin_to_write()
 
 
 class WorkerApi(worker_pb2_grpc.WorkerServicer):
@@ -225,12 +248,12 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no registration within {waited} s")
         except _Leave as leave:
             await context.abort(leave.ending.code, leave.ending.reason)
-        session = _Session(registered, self._limits.outgoing_messages)
+        session = _Session(registered, context, self._limits.outgoing_messages)
         session.holds = tuple(GenerationNumber(each) for each in holds[-HOLDS_LIMIT:])
         ending = _Ending(code=grpc.StatusCode.CANCELLED, reason="the connection broke")
         try:
             await self._enter(session, registered)
-            ending = await self._converse(session, request_iterator, context)
+            ending = await self._converse(session, request_iterator)
         except _Leave as leave:
             ending = leave.ending
         finally:
@@ -282,26 +305,15 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             "node %s registered (agent %s, pid %d)", session.node, session.incarnation, registered.agent_pid
         )
 
-    async def _converse(
-        self,
-        session: _Session,
-        messages: AsyncIterator[pb.AgentMessage],
-        context: grpc.aio.ServicerContext[pb.AgentMessage, bytes],
-    ) -> _Ending:
+    async def _converse(self, session: _Session, messages: AsyncIterator[pb.AgentMessage]) -> _Ending:
         reading = asyncio.create_task(self._read(session, messages))
-        writing = asyncio.create_task(session.write(context))
         try:
-            first: list[asyncio.Future[Any]] = [reading, writing, session.ending]
+            first: list[asyncio.Future[Any]] = [reading, session.ending]
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
-            if session.ending.done():
-                return session.ending.result()
-            if reading.done():
-                return reading.result()
-            return _Ending(code=grpc.StatusCode.UNAVAILABLE, reason=f"writing failed: {writing.exception()}")
+            return session.ending.result() if session.ending.done() else reading.result()
         finally:
-            for task in (reading, writing):
-                task.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(self, session: _Session, messages: AsyncIterator[pb.AgentMessage]) -> _Ending:
         try:
@@ -382,12 +394,6 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             incarnation=session.incarnation,
             reason=reason,
         )
-
-
-def _seen(write: asyncio.Future[None]) -> None:
-    """A write that fails says so to whoever waits for it; nobody does once the stream ends."""
-    if not write.cancelled():
-        write.exception()
 
 
 class _Leave(Exception):
