@@ -193,6 +193,17 @@ def parser() -> argparse.ArgumentParser:
         f"that are started here (environment: {TOKEN_FILE_VARIABLE})",
     )
     _describe_security(made)
+    _describe_nodes(made)
+    _describe_service(made)
+    made.add_argument(
+        "--exit-when-done",
+        action="store_true",
+        help="end nodes and controller when the job ends; else stay and answer",
+    )
+    return made
+
+
+def _describe_nodes(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--agent-prefix",
         metavar="WORDS",
@@ -216,13 +227,6 @@ def parser() -> argparse.ArgumentParser:
         help="here (default): start an agent on this machine for each node; elsewhere: somebody else starts them "
         "(Slurm, ssh), wait until they register; kubernetes: as pods of a MoETrainingJob (--job-object)",
     )
-    _describe_service(made)
-    made.add_argument(
-        "--exit-when-done",
-        action="store_true",
-        help="end nodes and controller when the job ends; else stay and answer",
-    )
-    return made
 
 
 def _describe_service(made: argparse.ArgumentParser) -> None:

@@ -56,8 +56,8 @@ _PANEL_CELLS = 4
     "labels",
     multiple=True,
     metavar="NODES:NAME=VALUE",
-    help="Where nodes are to stand, such as 'node-1,node-2:rack=a' or 'node-*:zone=z'; may be repeated. Replicas are "
-    "kept apart by those that cluster.spread_over names.",
+    help="Where nodes stand, such as 'node-[12]:rack=a' or 'node-3,node-4:rack=b'; may be repeated. Replicas are "
+    "kept apart in what cluster.spread_over names: zone, rack, host.",
 )
 @click.option("--summary", type=PATH, metavar="FILE", help="Write the summary of the run there, as JSON.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture (the default in a pipe).")
@@ -93,7 +93,6 @@ def run(
       understudy run examples/stdlib-moe.yaml --fail 'step=60,kind=sigkill,node=node-2'
       understudy run examples/stdlib-moe.yaml --nodes 3 --spares 0 --steps 50 --set model.width=64
       understudy run job.yaml --workdir runs/a --summary runs/a.json --plain > runs/a.log
-      understudy run job.yaml --label 'node-[12]:rack=a' --label 'node-[34]:rack=b'   # replicas apart
       understudy run --resume runs/a                # go on from the newest checkpoint
       understudy run --resume runs/a --steps 400    # and further than was planned
 
@@ -120,9 +119,7 @@ def run(
     if resume is not None:
         directory, spec = _resumed(resume, config, workdir, changes)
     elif config is None:
-        raise click.UsageError(
-            "name a job file (understudy run CONFIG) or a run to go on with (--resume DIR)"
-        )
+        raise click.UsageError("name a job file (run CONFIG) or a run to go on with (--resume DIR)")
     else:
         spec = jobs.load(config, changes)
         directory = workdirs.choose(spec.name, workdir, time.time())
@@ -139,8 +136,8 @@ def run(
         listen=listen,
         labels=labels,
     )
-    job_words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
-    sys.exit(perform(plan, spec, job_words=job_words, summary=summary, plain=plain))
+    words = (config, *changes.words()) if config else (str(directory / workdirs.JOB_FILE),)
+    sys.exit(perform(plan, spec, job_words=words, summary=summary, plain=plain))
 
 
 def _with_experts(spec: JobSpec) -> JobSpec:
