@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.http2_stream import GrpcStream, StreamEnded
 from protos import worker_pb2 as pb
 from worker.agent.assignments import Assignments
+from worker.agent.hearing import Hearing
 
 CONNECTING_AT_ONCE = 64
 HEARTBEAT_SECONDS = 1.0
@@ -61,7 +62,7 @@ class Agent:
         self.stream = GrpcStream(path=_METHOD, authority=fleet.address)
         self.socket = socket.socket()
         self._unwritten = b""
-        self._sequence = 0
+        self._hearing = Hearing()
         self._sent_at: dict[int, float] = {}
         self._source = pb.Source(trainer=self.trainer, start=1)
         self._heart = pb.AgentMessage(heartbeat=pb.Heartbeat(trainers=[self._status()]))
@@ -141,21 +142,21 @@ class Agent:
 
     def beat(self, now: float) -> None:
         """A heartbeat, with the progress of a training step in it."""
-        self._sequence += 1
         heartbeat = self._heart.heartbeat
-        heartbeat.sequence = self._sequence
+        heartbeat.sequence = self._hearing.number(now)
         if self.generation:
             status = heartbeat.trainers[0]
             status.step, status.phase, status.generation = int(now / STEP_SECONDS), "forward", self.generation
             status.operation += 7
-        if self.fleet.measuring:
-            self._sent_at[self._sequence] = now
+        if self.fleet.measuring and heartbeat.sequence:
+            self._sent_at[heartbeat.sequence] = now
         self.say(self._heart)
 
     def _hear(self, data: bytes) -> None:
         message = pb.ControllerMessage.FromString(data)
         kind = message.WhichOneof("kind")
         if kind == "heartbeat_heard":
+            self._hearing.heard(message.heartbeat_heard.sequence)
             sent = self._sent_at.pop(message.heartbeat_heard.sequence, None)
             if sent is not None and self.fleet.measuring:
                 self.fleet.round_trips.append(time.monotonic() - sent)

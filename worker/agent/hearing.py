@@ -1,4 +1,4 @@
-"""Whether the controller hears this agent: heartbeats are numbered, and it names the last one that it has taken in.
+"""Whether the controller hears this agent: now and then a heartbeat has a number, and the controller names that one.
 
 A stream that looks open proves nothing: the controller may be stopped, or stuck, or cut off in one direction. Pure; the
 stream that goes unheard for too long is given up by `client.py`, and training does not notice. Time comes from outside.
@@ -6,12 +6,16 @@ stream that goes unheard for too long is given up by `client.py`, and training d
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 UNHEARD_SECONDS = 10.0
 """A heartbeat that is not answered for this long: the stream is given up. A controller is never busy for so long."""
+ASK_SECONDS = 2.5
+"""Between two heartbeats that ask for an answer: answers to all would cost the controller of a large job most of its
+time, and say no more."""
 UNHEARD_LIMIT = 1024
-"""Heartbeats whose answers are waited for; at five a second the time above is over long before."""
+"""Heartbeats whose answers are waited for; the time above is over long before."""
 
 
 class Hearing:
@@ -19,11 +23,15 @@ class Hearing:
 
     def __init__(self) -> None:
         self._sent = 0
+        self._asked_at = -math.inf
         self._unheard: deque[tuple[int, float]] = deque(maxlen=UNHEARD_LIMIT)
         self._answers = False
 
     def number(self, at: float) -> int:
-        """The number of the heartbeat that is sent at this time."""
+        """The number of the heartbeat that is sent at this time; 0 for one that asks for no answer."""
+        if at - self._asked_at < ASK_SECONDS:
+            return 0
+        self._asked_at = at
         self._sent += 1
         self._unheard.append((self._sent, at))
         return self._sent
