@@ -70,8 +70,11 @@ test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, proces
 	$(PYTEST) $(BESIDE) tests/integration -m "not long"
 
 test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed, stopped, cut off and starved
-	$(PYTEST) tests/chaos -m "not long"
-	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short
+	@# Both wait most of the time, for leases to run out and processes to start: so they wait together.
+	@told=$$(mktemp); OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short > $$told 2>&1 & drawn=$$!; \
+	failed=""; $(PYTEST) tests/chaos -m "not long" || failed=yes; \
+	wait $$drawn || failed=yes; \
+	echo "understudy chaos --short:"; cat $$told; rm $$told; test -z "$$failed"
 
 test-long: $(GENERATED) ## the whole jobs that `make test` leaves out for time
 	$(PYTEST) tests/integration tests/chaos -m long
