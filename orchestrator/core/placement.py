@@ -19,9 +19,10 @@ the nodes. Without domains every result is what it was. Next: `repair.py` and `g
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from itertools import combinations
 
 from orchestrator.core.domains import NOWHERE, Domains, Path
@@ -203,17 +204,26 @@ def _dealt_apart(nodes: Sequence[NodeId], wanted: Sequence[int], domains: Domain
     """Each rank has room for an even share, and each replica goes where most room is left, away from the others.
 
     For two replicas that is the way to pair things of many kinds so that no pair is of one kind: always from the two
-    kinds of which most are left. What does not divide evenly is room in the smallest domains.
+    kinds of which most are left. What does not divide evenly is room where a domain has least of it.
     """
     total, ranks = sum(wanted), [Rank(rank) for rank in range(len(nodes))]
 
     def domain(rank: Rank) -> Path:
         return domains.of(nodes[rank]) or (nodes[rank],)
 
-    sizes = Counter(domain(rank)[:1] for rank in ranks)
     share, extra = divmod(total, len(ranks))
-    smallest_first = sorted(ranks, key=lambda rank: (sizes[domain(rank)[:1]], rank))
-    room = {rank: share + (place < extra) for place, rank in enumerate(smallest_first)}
+    room = dict.fromkeys(ranks, share)
+    waiting: dict[Path, deque[Rank]] = {}
+    for rank in ranks:
+        waiting.setdefault(domain(rank)[:1], deque()).append(rank)
+    least_first = [(share * len(here), here[0], here) for here in waiting.values()]
+    heapify(least_first)
+    for _ in range(extra):
+        has, rank, here = heappop(least_first)
+        room[rank] += 1
+        here.popleft()
+        if here:
+            heappush(least_first, (has + 1, here[0], here))
     left = Counter[Path]()
     for rank in ranks:
         left[domain(rank)] += room[rank]

@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator.core import placement
@@ -79,6 +79,7 @@ def test_a_rack_is_one_of_its_zone() -> None:
 # ---- placement ----
 
 
+@example([0, 0, 0, 0, 1, 2, 2, 2], 2, ReplicaLayout.RING)
 @given(halves(), st.integers(1, 24), st.sampled_from(ReplicaLayout))
 def test_two_replicas_are_never_in_one_rack_if_no_rack_has_more_than_half(
     racks: list[int], experts: int, layout: ReplicaLayout
