@@ -148,8 +148,10 @@ class Agent:
             status = heartbeat.trainers[0]
             status.step, status.phase, status.generation = int(now / STEP_SECONDS), "forward", self.generation
             status.operation += 7
-        if self.fleet.measuring and heartbeat.sequence:
-            self._sent_at[heartbeat.sequence] = now
+        if self.fleet.measuring:
+            self.fleet.heartbeats += 1
+            if heartbeat.sequence:
+                self._sent_at[heartbeat.sequence] = now
         self.say(self._heart)
 
     def _hear(self, data: bytes) -> None:
@@ -213,6 +215,8 @@ class Fleet:
         self.told: dict[int, Told] = {}
         self.newest = 0
         self.round_trips: list[float] = []
+        self.heartbeats = 0
+        """That were sent while it was measured; some of them ask for an answer."""
         self.lateness: list[float] = []
         self.measuring = False
         self.lost: list[str] = []
@@ -351,12 +355,14 @@ class Orders:
                 return {"members": fleet.told[fleet.newest].ranks}
             case "measure":
                 fleet.round_trips.clear()
+                fleet.heartbeats = 0
                 fleet.lateness.clear()
                 fleet.measuring = True
                 return _usage()
             case "measured":
                 fleet.measuring = False
-                return {**_usage(), "round_trips": fleet.round_trips, "lateness": fleet.lateness}
+                trips, late = fleet.round_trips, fleet.lateness
+                return {**_usage(), "heartbeats": fleet.heartbeats, "round_trips": trips, "lateness": late}
             case "die":
                 for trainer in order["trainers"]:
                     if trainer in fleet.agents:

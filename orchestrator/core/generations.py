@@ -141,12 +141,14 @@ def joined(decision: Decision, event: GenerationJoined) -> None:
     seat = roster.seat(decision.state, event.trainer)
     if seat is None or seat.start != event.start:
         return
+    known = roster.all_joined(decision.state)
     decision.state.memory.redone |= event.redoes
     if credible.step(decision.state, event.committed):
         decision.state.committed = max(decision.state.committed, event.committed)
     seen_at_work(decision, event.trainer)
-    # Nothing is done for a generation before its last member has joined.
-    decision.stirred = roster.all_joined(decision.state)
+    # Nothing is done for a generation before its last member has joined, and once only: where a committed step has told
+    # that all have, thousands of reports are still on their way.
+    decision.stirred = roster.all_joined(decision.state) and not known
 
 
 def seen_at_work(decision: Decision, *trainers: TrainerId) -> None:

@@ -48,7 +48,8 @@ def revive(decision: Decision, reason: str) -> None:
 
 def advance(decision: Decision) -> None:
     """Give up starts that led nowhere; where seats stay empty, start lost nodes again after a pause."""
-    _give_up_starts(decision)
+    if decision.tick:  # only time makes a start late, and thousands of agents may register in between
+        _give_up_starts(decision)
     state = decision.state
     if decision.job.state not in (JobState.RUNNING, JobState.RECOVERING) or state.generation is None:
         return

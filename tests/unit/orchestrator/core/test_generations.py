@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from orchestrator.core import actions, events
+from orchestrator.core import actions, events, generations
+from orchestrator.core.decision import Decision
 from orchestrator.core.generations import ranked
-from orchestrator.core.ids import GenerationNumber, Rank, Step, TrainerId
+from orchestrator.core.ids import CauseId, GenerationNumber, Rank, Step, TrainerId, node_of
 from orchestrator.core.measurements import StepRecord
 from orchestrator.core.state import Generation, GenerationKind, Member
 from tests.unit.orchestrator.core.told import (
@@ -166,3 +167,30 @@ def test_a_member_with_another_rank_is_the_same_in_everything_else(make_training
     }  # Any: of each field's type
     odd = replace(first, **values)
     assert ranked((odd,)) == (replace(odd, rank=Rank(0)),)
+
+
+def test_only_the_join_that_completes_a_generation_is_looked_into(make_training: MakeWorld) -> None:
+    """With thousands of members, reports of joins still come when a committed step has told that all have joined."""
+    world = make_training()
+    world.training.paused = True
+    world.kill_trainer(TRAINER_1)
+    assert world.machine is not None
+    *others, last = (each for each in world.generation.members if each.trainer not in world.state.joined)
+    stirred = []
+    for member in (*others, last, last):
+        event = events.GenerationJoined(
+            at=world.at,
+            cause_id=CauseId("c"),
+            trainer=member.trainer,
+            incarnation=world.state.nodes[node_of(member.trainer)].incarnation,
+            start=member.start,
+            generation=world.generation.number,
+            committed=Step(0),
+            completed_held=False,
+            redoes=False,
+            copied_parts=0,
+        )
+        decision = Decision(world.state, world.machine.policy, world.at)
+        generations.joined(decision, event)
+        stirred.append(decision.stirred)
+    assert stirred == [False] * len(others) + [True, False]
