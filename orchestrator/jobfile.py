@@ -110,6 +110,9 @@ def read_mapping(path: str, what: str = "job file") -> dict[str, Any]:
     if not isinstance(mapping, dict):
         remedy = f"a {what} is a mapping of names to values, with lines like 'name: mine'"
         raise JobFileError((Problem(field=what, value=path, remedy=remedy),))
+    if {"apiVersion", "kind"} <= mapping.keys():
+        remedy = f"is an object of Kubernetes, not a {what}: kubectl apply -f {path} (a job stands in its spec.job)"
+        raise JobFileError((Problem(field="kind", value=mapping["kind"], remedy=remedy),))
     return mapping
 
 

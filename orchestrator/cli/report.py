@@ -20,6 +20,8 @@ from orchestrator.cli.rows import Row
 
 _MOST_INCIDENTS = 20
 _LEGEND = 14
+_NAMES = 18
+"""Columns for names of files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +77,8 @@ def _title(ended: Ended) -> Text:
     return line((job["name"], "bold"), " ", (job["state"], f"bold {style_of(job['state'])}"), reason)
 
 
-def _row(legend: str, *parts: str | tuple[str, str] | Text) -> Text:
-    return line((legend.ljust(_LEGEND), FAINT), *parts)
+def _row(legend: str, *parts: str | tuple[str, str] | Text, wide: int = _LEGEND) -> Text:
+    return line((legend.ljust(wide), FAINT), *parts)
 
 
 def _results(ended: Ended, width: int | None) -> list[Text]:
@@ -151,7 +153,7 @@ def _incidents(ended: Ended, width: int | None) -> list[Text]:
 
 def _places(ended: Ended) -> list[Text]:
     found = [line(("where things are", "bold"))]
-    found.append(_row("workdir", str(ended.workdir)))
+    found.append(_row("workdir", str(ended.workdir), wide=_NAMES))
     names = (
         (workdirs.METRICS_FILE, "one line per committed step"),
         (workdirs.VALIDATION_FILE, "one line per measurement of the held-out windows"),
@@ -160,7 +162,9 @@ def _places(ended: Ended) -> list[Text]:
         ("checkpoints", "sealed checkpoints"),
         ("logs", "controller and nodes"),
     )
-    found += [_row(name, (words, FAINT)) for name, words in names if (ended.workdir / name).exists()]
+    found += [
+        _row(name, (words, FAINT), wide=_NAMES) for name, words in names if (ended.workdir / name).exists()
+    ]
     return found
 
 

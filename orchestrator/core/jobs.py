@@ -58,7 +58,9 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
         if state.nodes[node].state is not NodeState.DEAD:
             decision.move_node(node, NodeTrigger.LOSE, "is not part of the job")
     last = checkpoints.newest(state)
-    source = f"goes on from {last.name}" if last else "starts from the seed state"
+    base = event.spec.init.checkpoint
+    fresh = f"starts from the weights of {base}" if base else "starts from the seed state"
+    source = f"goes on from {last.name}" if last else fresh
     decision.say(f"job {decision.job.id} {source} on {count(event.spec.cluster.nodes, 'node')}")
 
 

@@ -254,11 +254,10 @@ def _optimizer(spec: JobSpec) -> Iterator[type_of_relation]:
             Problem(field=field, value=ratio, remedy="give a share of the learning rate, from 0 to 1"),
         )
     optimizer = spec.optimizer
-    if optimizer.schedule is Decay.WSD and optimizer.warmup_steps + optimizer.decay_steps > spec.steps:
-        remedy = (
-            f"the warm-up takes {optimizer.warmup_steps} of {spec.steps} steps: "
-            f"set it to {max(0, spec.steps - optimizer.warmup_steps)} or less"
-        )
+    left = spec.steps - optimizer.warmup_steps
+    if optimizer.schedule is Decay.WSD and 0 < optimizer.decay_steps > left:
+        what = f"set it to {left} or less" if left > 0 else "have more steps, or fewer optimizer.warmup_steps"
+        remedy = f"the warm-up takes {optimizer.warmup_steps} of {spec.steps} steps: {what}"
         reads = ("optimizer.decay_steps", "optimizer.warmup_steps", "steps")
         yield reads, Problem(field="optimizer.decay_steps", value=optimizer.decay_steps, remedy=remedy)
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from chaos.job import TINY
+from tests.chaos.oracle import plain_job, plain_ledger
 from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
 
 TOLERANCE = 1e-8
@@ -52,6 +53,9 @@ def test_bfloat16_with_a_death_and_a_number_that_is_none(tmp_path: Path) -> None
     assert len(hurt["incidents"]) == 1
     assert largest_difference(with_death, plain) < DRIFT
     assert plain[-1]["loss"] < plain[0]["loss"]
+    job_file = tmp_path / "job.yaml"
+    job_file.write_text(yaml.safe_dump(job))
+    assert largest_difference(plain, plain_ledger(plain_job(job_file), STEPS)) < DRIFT
 
 
 @pytest.mark.long

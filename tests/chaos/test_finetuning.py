@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from benchmarks.plain_loop import PlainModel
 from chaos.job import TINY
+from tests.chaos.oracle import Ledger, plain_job, plain_ledger
 from tests.chaos.runs import UNDERSTUDY, Run, assert_every_sample_once, fault, largest_difference
 
 TOLERANCE = 1e-8
@@ -67,20 +70,31 @@ def weights(checkpoint: Path) -> Parts:
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain:
+    """What a plain loop in this process comes to, which puts all other weights back after each step."""
+
+    ledger: Ledger
+    experts_EN: torch.Tensor
+
+
 @pytest.fixture(scope="module")
-def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    alone = {"nodes": 1, "spares": 0, "replicas": 1}
-    with Run(workdir, job=job(base, cluster=alone)) as run:
-        assert run.finish()["incidents"] == []
-    return workdir
+def plain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Plain:
+    job_file = tmp_path_factory.mktemp("plain") / "job.yaml"
+    job_file.write_text(yaml.safe_dump(job(base)))
+    begun, models = weights(base), []
+
+    def begin(model: PlainModel) -> None:
+        models.append(model)
+        model.dense_P.copy_(begun["dense.weights"])
+        for expert, row in enumerate(model.experts_EN):
+            row.copy_(begun[f"expert-{expert:05d}.weights"])
+
+    ledger = plain_ledger(plain_job(job_file), STEPS, begin=begin, trained=EXPERTS)
+    return Plain(ledger=ledger, experts_EN=models[0].experts_EN)
 
 
-def ledger(workdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_run_with_a_death_equals_the_undisturbed_one(base: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_run_with_deaths_equals_the_plain_loop(base: Path, plain: Plain, tmp_path: Path) -> None:
     """A holder of trained experts dies in mid-step, a spare learns its part; losses and weights are the same."""
     with Run(
         tmp_path / "run", fault(8, "node-2", "reduce"), fault(16, "node-1", "vote"), job=job(base)
@@ -88,15 +102,13 @@ def test_a_run_with_a_death_equals_the_undisturbed_one(base: Path, undisturbed: 
         summary = run.finish()
     assert len(summary["incidents"]) >= 2
     assert_every_sample_once(run.ledger(), STEPS)
-    assert largest_difference(run.ledger(), ledger(undisturbed)) < TOLERANCE
-    ours, theirs = weights(checkpoint_of(run.workdir)), weights(checkpoint_of(undisturbed))
+    assert largest_difference(run.ledger(), plain.ledger) < TOLERANCE
+    ours, begun = weights(checkpoint_of(run.workdir)), weights(base)
     assert set(ours) == {f"expert-{e:05d}.{kind}" for e in EXPERTS for kind in ("weights", "m", "v")}
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-9)
-    begun = weights(base)
-    assert all(
-        not torch.equal(ours[f"expert-{e:05d}.weights"], begun[f"expert-{e:05d}.weights"]) for e in EXPERTS
-    )
+    for expert in EXPERTS:
+        name = f"expert-{expert:05d}.weights"
+        torch.testing.assert_close(ours[name], plain.experts_EN[expert], rtol=1e-6, atol=1e-9)
+        assert not torch.equal(ours[name], begun[name])
 
 
 def test_experts_chosen_by_a_sample_are_those_of_the_command_and_stay_when_a_job_is_resumed(
@@ -142,7 +154,7 @@ def test_a_sample_that_cannot_be_read_is_refused_before_anything_starts(base: Pa
 
 @pytest.mark.long
 def test_training_goes_on_from_a_checkpoint_that_holds_the_trained_experts_alone(
-    base: Path, undisturbed: Path, tmp_path: Path
+    base: Path, plain: Plain, tmp_path: Path
 ) -> None:
     """It is small, names its base, and is refused once the base is another one."""
     with Run(tmp_path / "run", "--steps", "12", job=job(base)) as run:
@@ -153,7 +165,7 @@ def test_training_goes_on_from_a_checkpoint_that_holds_the_trained_experts_alone
     assert size(half) < size(base) * 0.4
     with Run(run.workdir, "--steps", str(STEPS)) as again:
         again.finish()
-    assert largest_difference(again.ledger(), ledger(undisturbed)) < TOLERANCE
+    assert largest_difference(again.ledger(), plain.ledger) < TOLERANCE
 
 
 def size(checkpoint: Path) -> int:

@@ -20,8 +20,18 @@ PIPELINE: dict[str, Any] = {
     "cluster": {**TINY["cluster"], "nodes": 6, "spares": 0},
     "pipeline": {"stages": 3},
     "model": {**TINY["model"], "layers": 3, "experts": 4},
+    "steps": STEPS,
+    "optimizer": {
+        "learning_rate": 0.003,
+        "warmup_steps": 5,
+        "schedule": "wsd",
+        "decay_steps": 12,
+        "final_learning_rate_ratio": 0.1,
+        "clip_norm": 0.2,
+    },
 }
-"""Three stages of two trainers: node-2 and node-5 have the seats of the middle one."""
+"""Three stages of two trainers: node-2 and node-5 have the seats of the middle one. The learning rate goes down in the
+last steps, and gradients are always clipped: by a norm over all parts of all stages."""
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -57,6 +67,24 @@ def test_a_seat_of_the_middle_stage_dies_and_a_spare_takes_it(
         assert_as_if_nothing_had_happened(run, summary, plain)
     assert [incident["node"] for incident in summary["incidents"]] == ["node-2", "node-6"]
     assert all(each["phases"]["redundancy_restored_seconds"] is not None for each in summary["incidents"])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("schedule, chunks", [("interleaved", 2), ("gpipe", 1)])
+def test_every_schedule_goes_on_when_a_seat_dies(schedule: str, chunks: int, tmp_path: Path) -> None:
+    """Its peer computes for both until a spare has the seat; several chunks of layers die and come back with it."""
+    job = {
+        **PIPELINE,
+        "cluster": {**TINY["cluster"], "nodes": 4, "spares": 1},
+        "pipeline": {"stages": 2, "schedule": schedule, "chunks": chunks},
+        "model": {**PIPELINE["model"], "layers": 4},
+    }
+    job_file = tmp_path / "plain.yaml"
+    job_file.write_text(yaml.safe_dump({**job, "pipeline": {"stages": 1}}))
+    with Run(tmp_path / "run", "--steps", str(STEPS), fault(8, "node-3", "backward"), job=job) as run:
+        summary = run.finish()
+        assert_as_if_nothing_had_happened(run, summary, plain_ledger(plain_job(job_file), STEPS))
+    assert [incident["node"] for incident in summary["incidents"]] == ["node-3"]
 
 
 @pytest.mark.long

@@ -165,6 +165,8 @@ def test_the_export_is_a_mixtral_with_equal_logits(
     with torch.no_grad():
         expected_BSV = theirs(tmp_path / "out")(tokens_BS).logits
     torch.testing.assert_close(logits(folder, tokens_BS), expected_BSV, rtol=2e-4, atol=2e-4)
+    written = [file.stat().st_mode for file in (tmp_path / "out").iterdir()]
+    assert len(set(written)) == 1, "who may read one file may read them all"
 
 
 def logits(folder: Path, tokens_BS: Tensor) -> Tensor:

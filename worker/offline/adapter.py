@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from worker.checkpointing.names import expert_index
 from worker.model.config import ModelConfig
-from worker.offline.mixtral import to_mixtral
+from worker.offline.mixtral import save_tensors, to_mixtral
 from worker.offline.opened import Loaded, OfflineError
 
 FORMAT = "understudy-adapter-1"
@@ -38,7 +38,7 @@ def export_adapter(loaded: Loaded, folder: Path, *, dtype: torch.dtype) -> tuple
     experts = sorted(expert for part in manifest.parts if (expert := expert_index(part)) is not None)
     tensors = expert_tensors(loaded.config, dict(loaded.model.named_parameters()), experts)
     ready = {name: tensor.to("cpu", dtype).contiguous().clone() for name, tensor in tensors.items()}
-    save_file(ready, folder / TENSORS_FILE, metadata={"format": "pt"})
+    save_tensors(ready, folder / TENSORS_FILE)
     described = {
         "format": FORMAT,
         "job": manifest.job,

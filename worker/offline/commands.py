@@ -30,7 +30,15 @@ from worker.offline.evaluate import evaluate
 from worker.offline.finetuning_commands import DTYPES, WHERE, adapter_of, new_folder
 from worker.offline.generate import Sampling, generate, streamed
 from worker.offline.mixtral import export
-from worker.offline.opened import Loaded, OfflineError, find, load, tokenizer_beside, tokenizer_for
+from worker.offline.opened import (
+    Loaded,
+    OfflineError,
+    find,
+    load,
+    size_text,
+    tokenizer_beside,
+    tokenizer_for,
+)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -93,13 +101,13 @@ def _show(given: argparse.Namespace) -> int:
         ("step", f"{manifest.step} (the next sample has id {samples})"),
         ("generation", manifest.generation),
         ("created", created),
-        ("size", f"{_size(size)} in {len(manifest.shards)} shards"),
+        ("size", f"{size_text(size)} in {len(manifest.shards)} shards"),
         ("holds", f"{parameters:,} parameters and their AdamW moments, {manifest.precision}"),
         ("parts", _whole(manifest) if base is None else _trained(manifest)),
     )
-    print("\nfile                 pieces        size  sha256")
+    print(f"\n{'file':<22} pieces        size  sha256")
     for shard in manifest.shards:
-        print(f"{shard.file:<20} {len(shard.pieces):>6}  {_size(shard.bytes):>10}  {shard.sha256[:16]}")
+        print(f"{shard.file:<22} {len(shard.pieces):>6}  {size_text(shard.bytes):>10}  {shard.sha256[:16]}")
     return 0
 
 
@@ -140,7 +148,7 @@ def _verify(given: argparse.Namespace) -> int:
     if given.output == "json":
         _print_json({"checkpoint": str(place.folder), "sound": True, "bytes": total, "seconds": seconds})
     else:
-        print(f"sound: every byte of {place.folder.name} ({_size(total)}) has the hash of its manifest")
+        print(f"sound: every byte of {place.folder.name} ({size_text(total)}) has the hash of its manifest")
     return 0
 
 
@@ -173,7 +181,7 @@ def _export(given: argparse.Namespace) -> int:
     if given.output == "json":
         _print_json({"step": loaded.manifest.step, "bytes": done, "files": [str(file) for file in files]})
         return 0
-    print(f"step {loaded.manifest.step} as Mixtral, {_size(done)} of {given.dtype} weights:")
+    print(f"step {loaded.manifest.step} as Mixtral, {size_text(done)} of {given.dtype} weights:")
     for file in files:
         print(f"  {file}")
     print(f'\nload it with: transformers.AutoModelForCausalLM.from_pretrained("{folder}")')
@@ -260,14 +268,6 @@ def _print_rows(*rows: tuple[str, object]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
-
-
-def _size(count: int) -> str:
-    value, units = float(count), iter(("B", "KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while value >= 1024 and unit != "TiB":
-        value, unit = value / 1024, next(units)
-    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 class _Progress:

@@ -20,7 +20,7 @@ from worker.offline.adapter import apply_adapter, export_adapter
 from worker.offline.affinity import Score, affinity
 from worker.offline.importing import import_mixtral
 from worker.offline.mixtral import export
-from worker.offline.opened import Loaded, OfflineError, find, load, tokenizer_for
+from worker.offline.opened import Loaded, OfflineError, find, load, size_text, tokenizer_for
 from worker.training.base_checkpoint import manifest_digest
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -113,7 +113,7 @@ def adapter_of(loaded: Loaded, out: Path, dtype: torch.dtype, output: str) -> in
             }
         )
         return 0
-    print(f"step {loaded.manifest.step} as an adapter of {base.path}, {size:,} bytes:")
+    print(f"step {loaded.manifest.step} as an adapter of {base.path}, {size_text(size)}:")
     for file in files:
         print(f"  {file}")
     return 0
@@ -195,7 +195,7 @@ def _merge(given: argparse.Namespace, progress: Progress) -> int:
     if given.output == "json":
         _print({"experts": experts, "bytes": done, "files": [str(file) for file in files]})
         return 0
-    print(f"{experts} experts of the adapter in the base, as Mixtral, {done:,} bytes in {out}")
+    print(f"{experts} experts of the adapter in the base, as Mixtral, {size_text(done)} in {out}")
     return 0
 
 

@@ -24,6 +24,14 @@ SHARD_BYTES = 4 << 30
 BYTES = 256
 
 
+def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A safetensors file that whoever may read its neighbours may read: the library writes for its owner alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
 def mixtral_config(config: ModelConfig, dtype: torch.dtype) -> dict[str, object]:
     """The content of `config.json`."""
     return {
@@ -105,7 +113,7 @@ def export(
             f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
         )
         tensors = {each: ours_tensor.to("cpu", dtype).contiguous().clone() for each, ours_tensor in shard}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        save_tensors(tensors, folder / name)
         for each, tensor in tensors.items():
             weight_map[each] = name
             total += tensor.nbytes

@@ -164,3 +164,12 @@ def _section(job: Mapping[str, object], name: str) -> Mapping[str, object]:
     section = job[name]
     assert isinstance(section, Mapping), f"the manifest's config has a section {name}"
     return section
+
+
+def size_text(count: int) -> str:
+    """Bytes, for people."""
+    value, units = float(count), iter(("B", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while value >= 1024 and unit != "TiB":
+        value, unit = value / 1024, next(units)
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -190,6 +190,13 @@ def test_the_vocabulary_is_that_of_the_token_file(job_file: Path, tmp_path: Path
     assert load_job_file(str(job_file), [changes[0], "model.vocabulary=50304"]).model.vocabulary == 50304
 
 
+def test_an_object_of_kubernetes_is_one_problem_with_the_way_to_use_it() -> None:
+    with pytest.raises(JobFileError) as caught:
+        load_job_file(str(REPOSITORY / "examples" / "moe-job.yaml"))
+    (problem,) = caught.value.problems
+    assert problem.field == "kind" and "kubectl apply -f" in problem.remedy
+
+
 def test_file_that_is_no_job_says_what_is_wrong(tmp_path: Path) -> None:
     """A missing file, a folder, broken YAML, bytes, and YAML that is no mapping."""
     path = tmp_path / "job.yaml"

@@ -124,6 +124,14 @@ def test_all_problems_are_found_at_once() -> None:
     ]
 
 
+def test_a_job_of_a_few_steps_may_be_all_warm_up() -> None:
+    """Any job can be tried for a few steps; only a decay that somebody asked for has to fit behind the warm-up."""
+    few = replace(SOUND, steps=6, optimizer=OptimizerSpec(schedule=Decay.WSD, warmup_steps=20))
+    assert problems(few) == ()
+    (problem,) = problems(replace(few, optimizer=replace(few.optimizer, decay_steps=2)))
+    assert problem.field == "optimizer.decay_steps" and "fewer optimizer.warmup_steps" in problem.remedy
+
+
 def test_remedy_names_numbers_that_would_do() -> None:
     """A remedy is something to type, not a repetition of the rule."""
     spec = replace(SOUND, cluster=ClusterSpec(nodes=2, replicas=3))
