@@ -83,11 +83,15 @@ def node_source(settings: Settings, spec: JobSpec, address: str, found: Kubernet
 
 
 def _labels(settings: Settings, spec: JobSpec) -> tuple[NodeLabel, ...]:
-    """What people say of nodes that are started here. Raises SettingsError."""
+    """What people say of nodes that are started here, now or when the run began. Raises SettingsError."""
     read = []
-    for text in settings.labels:
+    for text in settings.labels or labels.kept(settings.workdir):
         try:
             read.append(labels.read(text, node_ids(spec.cluster)))
         except BadLabel as error:
-            raise SettingsError("--label", text, str(error)) from error
+            if settings.labels:
+                raise SettingsError("--label", text, str(error)) from error
+            log.warning("the label %r of this run says nothing any more: %s", text, error)
+    if settings.labels:
+        labels.keep(settings.workdir, settings.labels)
     return tuple(read)

@@ -57,7 +57,7 @@ _PANEL_CELLS = 4
     multiple=True,
     metavar="NODES:NAME=VALUE",
     help="Where nodes stand, such as 'node-[12]:rack=a' or 'node-3,node-4:rack=b'; may be repeated. Replicas are "
-    "kept apart in what cluster.spread_over names: zone, rack, host.",
+    "kept apart in what cluster.spread_over names: zone, rack, host. --resume remembers them.",
 )
 @click.option("--summary", type=PATH, metavar="FILE", help="Write the summary of the run there, as JSON.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live picture (the default in a pipe).")

@@ -159,6 +159,7 @@ def withdraw(directory: Path) -> None:
         "controller.db-wal",
         "controller.db-shm",
         "copy-token",
+        "labels",
     ):
         (directory / name).unlink(missing_ok=True)
     (directory / CONTROLLER_LOG).unlink(missing_ok=True)

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from orchestrator.core.ids import NodeId
 
 EXAMPLE = "node-1,node-2:rack=a"
+FILE = "labels"
+"""In the work directory, a line for each: the next controller there says the same of its nodes."""
 
 
 class BadLabel(ValueError):
@@ -50,3 +53,18 @@ def read(text: str, nodes: Iterable[NodeId]) -> NodeLabel:
 def of(labels: Sequence[NodeLabel], node: NodeId) -> tuple[tuple[str, str], ...]:
     """What is said of one node, by name; the last word on a name counts."""
     return tuple(sorted({label.name: label.value for label in labels if label.fits(node)}.items()))
+
+
+def keep(workdir: Path, said: Sequence[str]) -> None:
+    """Write down what people said, as they said it. Raises OSError."""
+    scratch = workdir / f".{FILE}"
+    scratch.write_text("".join(f"{text}\n" for text in said), encoding="utf-8")
+    scratch.replace(workdir / FILE)
+
+
+def kept(workdir: Path) -> tuple[str, ...]:
+    """What an earlier controller was told; nothing where it was told nothing. Raises OSError."""
+    try:
+        return tuple((workdir / FILE).read_text(encoding="utf-8").splitlines())
+    except FileNotFoundError:
+        return ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.cluster import labels
@@ -36,3 +38,12 @@ def test_a_label_without_nodes_name_or_value_is_refused_with_an_example(text: st
 def test_a_label_of_nobody_is_refused_and_says_who_there_is() -> None:
     with pytest.raises(BadLabel, match=r"'node-77'.*node-1 to node-12"):
         labels.read("node-1,node-77:rack=a", NODES)
+
+
+def test_labels_are_kept_as_they_were_said(tmp_path: Path) -> None:
+    assert labels.kept(tmp_path) == ()
+    labels.keep(tmp_path, ("node-[12]:rack=a", "node-3:room=east wing"))
+    assert labels.kept(tmp_path) == ("node-[12]:rack=a", "node-3:room=east wing")
+    labels.keep(tmp_path, ("node-*:rack=b",))
+    assert labels.kept(tmp_path) == ("node-*:rack=b",)
+    assert [each.name for each in tmp_path.iterdir()] == [labels.FILE]
