@@ -23,18 +23,22 @@ def test_training_goes_on_while_the_controller_is_dead(
 ) -> None:
     """L6: a killed controller is started again, finds everything as it was, and the ledger has no gap."""
     with Run(tmp_path / "run", "--steps", str(ENDLESS), job=TINY) as run:
+
+        def processes() -> list[tuple[Any, ...]]:
+            return [(each["id"], each["agent_pid"], each["trainer_pids"]) for each in run.ask("nodes")]
+
         run.reach(20)
-        nodes = run.ask("nodes")
+        before = processes()
         old = run.controller_pid()
         os.kill(old, signal.SIGKILL)
         wait_until(lambda: run.controller_pid() != old, within_seconds=60, what="another controller")
+        # The first agent to come back tells of all steps at once; the others come back when they do.
         run.reach(run.ledger()[-1]["step"] + 20)
-        again = run.ask("nodes")
+        wait_until(
+            lambda: processes() == before, within_seconds=60, what="all agents, with the trainers they had"
+        )
         summary = run.stop()
         ledger = run.ledger()
-    assert [(n["id"], n["agent_pid"], n["trainer_pids"]) for n in nodes] == [
-        (n["id"], n["agent_pid"], n["trainer_pids"]) for n in again
-    ]
     assert_every_sample_once(ledger, len(ledger))
     assert {line["generation"] for line in ledger} == {1}
     assert summary["incidents"] == []
