@@ -154,11 +154,14 @@ class Orders:
             self._stop = None
 
     def take_planned(self) -> None:
-        """The planned generation takes over: it becomes the seat."""
+        """The planned generation takes over: it becomes the seat.
+
+        Unless one has come since the vote that waits for no boundary: that one is the seat already, and is newer.
+        """
         with self._condition:
-            assert self._planned is not None, "a planned generation is pending"
-            self._seat, self._planned = self._planned, None
-            self._watch.end_below(self._seat.number)
+            if self._planned is not None:
+                self._seat, self._planned = self._planned, None
+                self._watch.end_below(self._seat.number)
 
     def wait_for_seat(
         self,

@@ -92,6 +92,20 @@ def test_a_planned_generation_waits_for_its_boundary(orders: Orders, watch: Watc
         watch.check(1)
 
 
+def test_a_planned_generation_that_was_voted_on_gives_way_to_a_newer_one(orders: Orders, watch: Watch) -> None:
+    """A restore that comes between the vote and the boundary: nothing is left to take, and the newer seat stands."""
+    orders.receive(seat(1))
+    orders.receive(seat(2, "planned"))
+    assert orders.pending() == {Pending.PLANNED_GENERATION: "2"}
+    orders.receive(seat(3))
+    orders.take_planned()
+    with pytest.raises(GenerationEnded):
+        watch.check(1)
+    newest = orders.wait_for_seat(1)
+    assert newest is not None
+    assert newest.number == 3
+
+
 def test_a_newcomer_takes_its_planned_seat_at_once(orders: Orders) -> None:
     """It has no step running whose boundary could be waited for."""
     orders.receive(seat(1, rank=-1))
