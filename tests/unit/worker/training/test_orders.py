@@ -92,7 +92,9 @@ def test_a_planned_generation_waits_for_its_boundary(orders: Orders, watch: Watc
         watch.check(1)
 
 
-def test_a_planned_generation_that_was_voted_on_gives_way_to_a_newer_one(orders: Orders, watch: Watch) -> None:
+def test_a_planned_generation_that_was_voted_on_gives_way_to_a_newer_one(
+    orders: Orders, watch: Watch
+) -> None:
     """A restore that comes between the vote and the boundary: nothing is left to take, and the newer seat stands."""
     orders.receive(seat(1))
     orders.receive(seat(2, "planned"))
