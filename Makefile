@@ -29,7 +29,7 @@ BESIDE := --numprocesses $(PROCESSES) --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 SUITES := lint test-unit test-scenarios test-simulation test-integration test-chaos
 
-.PHONY: help setup demo test $(SUITES) test-long sim chaos fmt protos lock bench crd wheels image e2e clean
+.PHONY: help setup demo test $(SUITES) test-chaos-jobs test-chaos-drawn test-long sim chaos fmt protos lock bench crd wheels image e2e clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,12 +69,15 @@ test-simulation: $(GENERATED) ## a hundred seeds of the simulation, and laws tha
 test-integration: $(GENERATED) ## parts together: gRPC on localhost, SQL, process groups
 	$(PYTEST) $(BESIDE) tests/integration -m "not long"
 
+# Both wait most of the time, for leases to run out and processes to start: so they wait together.
 test-chaos: $(GENERATED) ## whole jobs on this machine while processes are killed, stopped, cut off and starved
-	@# Both wait most of the time, for leases to run out and processes to start: so they wait together.
-	@told=$$(mktemp); OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short > $$told 2>&1 & drawn=$$!; \
-	failed=""; $(PYTEST) tests/chaos -m "not long" || failed=yes; \
-	wait $$drawn || failed=yes; \
-	echo "understudy chaos --short:"; cat $$told; rm $$told; test -z "$$failed"
+	$(MAKE) --no-print-directory --jobs=2 --keep-going test-chaos-jobs test-chaos-drawn
+
+test-chaos-jobs: $(GENERATED)
+	$(PYTEST) tests/chaos -m "not long"
+
+test-chaos-drawn: $(GENERATED)
+	OMP_NUM_THREADS=1 $(BIN)/understudy chaos --short
 
 test-long: $(GENERATED) ## the whole jobs that `make test` leaves out for time
 	$(PYTEST) tests/integration tests/chaos -m long
