@@ -202,7 +202,7 @@ class Nemesis:
         node, factor = self._random.choice(self._nodes.all), self._random.choice((2.0, 4.0, 12.0))
         self._tell(f"{node} becomes {factor:g} times slower")
         self._nodes.slow_down(node, factor)
-        self._later(self._seconds(5.0, 15.0), lambda: self._nodes.slow_down(node, 1.0))
+        self._later(self._seconds(5.0, 30.0), lambda: self._nodes.slow_down(node, 1.0))
 
     # ---- the network ----
 

@@ -25,6 +25,7 @@ from orchestrator.core.spec import (
     JobSpec,
     ModelSpec,
     PipelineSpec,
+    RecoverySpec,
     SnapshotSpec,
     TimeoutMode,
     TimeoutSpec,
@@ -182,6 +183,7 @@ def options_of(random: Random) -> Options:
             orphan_seconds=random.choice((20.0, 120.0)),
             mode=TimeoutMode.AUTO if nodes % 2 else TimeoutMode.FIXED,
         ),
+        recovery=RecoverySpec(straggler_seconds=2.0),  # a slow spell lasts for 5 to 30 s
     )
     staged = replace(plain, pipeline=PipelineSpec(stages=random.choice((1, 1, 2, 3))))
     spec = plain if spec_rules.problems(staged) else staged

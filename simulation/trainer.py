@@ -101,6 +101,10 @@ class Trainer(Process):
         )
         self._orders = Orders(self._watch, handlers)
         self._begun = ABSENT
+        self._work_seconds = 0.0
+        """Of the last committed step: what it computed itself."""
+        self._worked = 0.0
+        """Of the step that it computes."""
         self._when_awake(0.0, lambda: self._advance(None))
 
     # ---- what others do to it ----
@@ -122,6 +126,7 @@ class Trainer(Process):
             phase=pulse.phase,
             operation=pulse.operation,
             waiting=pulse.waiting,
+            work_seconds=self._work_seconds,
         )
 
     def end(self, *, silently: bool = False) -> None:
@@ -369,7 +374,10 @@ class Trainer(Process):
     ) -> Generator[Wait, Any, Tally]:  # Any: see Life
         self.state.zero_gradients()
         self._pulse.enter("forward")
-        yield Pause(STEP_SECONDS * self.slowness * self._ground.between(0.9, 1.1))
+        seconds = STEP_SECONDS * self.slowness * self._ground.between(0.9, 1.1)
+        yield Pause(seconds)  # of which it waits where it has less to do than others
+        most = max(map(len, assignment.deal))
+        self._worked = seconds * len(assignment.deal[self._rank]) / most if most else seconds
         tally = yield from self._reduce_and_vote(assignment, step, pending)
         return tally
 
@@ -419,7 +427,7 @@ class Trainer(Process):
         self._pulse.phase = "optimizer"
         self.state.commit(step)
         self.state.tally_step, self.state.tally = step, values
-        self._pulse.step = step
+        self._pulse.step, self._work_seconds = step, self._worked
         self._begun = ABSENT
         commit = Commit(
             process=self.peer_address,

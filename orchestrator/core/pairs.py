@@ -92,6 +92,8 @@ def _begin(decision: Decision, node: NodeId, purpose: PairPurpose) -> None:
         same_kind=candidate.device_name == partner.device_name,
     )
     memory.checks[check.id] = check
+    if purpose is PairPurpose.CONFIRM_SLOW:
+        stragglers.check_begins(decision, node)
     seated = roster.seat(state, partner.trainer) is not None
     how = ", which takes part at a step boundary" if seated else ""
     decision.say(f"pair check {check.id} of {candidate.trainer} with {partner.trainer}{how}: {purpose.value}")

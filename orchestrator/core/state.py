@@ -388,6 +388,8 @@ class Memory:
     straggler_words: dict[TrainerId, str] = field(default_factory=dict)
     straggler_rest: dict[TrainerId, float] = field(default_factory=dict)
     """Stragglers that a pair check found sound, and until when they are left alone."""
+    straggler_checks: dict[NodeId, tuple[float, ...]] = field(default_factory=dict)
+    """When stragglers of a node were checked, within the window."""
     checks: dict[str, PairCheck] = field(default_factory=dict)
     """Pair checks under way."""
     checks_made: int = 0

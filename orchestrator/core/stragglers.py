@@ -7,6 +7,11 @@ layers, and may take longer for good reasons. A member's **score** is the median
 half as fast is 0.5. A straggler is below `recovery.straggler_score` and stands out by the median absolute deviation
 (Iglewicz and Hoaglin 1993), which one slow trainer cannot distort.
 
+Of the two members of a stage one is always the slower. How much slower tells something where several stages have two:
+the ratios of all pairs are compared like times, and a pair that stands out names its slower member. A pair that has no
+other beside it names its slower one where a pair check would call such a difference slow. Either is a suspicion and no
+more: of two the other one may be fast. The check with a spare, the third opinion, comes before anything else.
+
 One that stays a straggler for `recovery.straggler_seconds` is checked against the spare that would take its seat
 (`pairs.py`). If it is slow there too, its node is put into quarantine and `repair.py` seats the spare at a boundary, as
 in a drain: nothing is lost, and nothing happens where no spare could take the seat. Next: `heartbeats.py`.
@@ -27,6 +32,8 @@ from orchestrator.core.words import listed
 
 MEMBERS_TO_COMPARE = 3
 """Of a stage. With fewer there is no telling who of them is the odd one."""
+PAIR = 2
+"""Members of a stage whose difference is compared with that of other pairs."""
 DEVIATION_OF_MAD = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation."""
 LEAST_DEVIATION = 0.02
@@ -37,6 +44,20 @@ STEPS_TO_JUDGE = 5
 """Steps of a generation before its members are compared."""
 REST_FACTOR = 10.0
 """A straggler that a pair check found sound is left alone for so many times `straggler_seconds`."""
+CHECKS_AT_MOST = 6
+"""Pair checks of the stragglers of a node within `recovery.window_seconds`, whatever they find."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What makes a straggler."""
+
+    limit: float
+    """A score below it."""
+    deviations: float
+    """So many robust standard deviations above the median."""
+    ratio: float
+    """How many times as long a pair check lets somebody take; less is no reason for a check where there is one pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,26 +66,47 @@ class Standing:
 
     trainer: TrainerId
     seconds: float
-    median_seconds: float
     score: float
     straggles: bool
+    usual_seconds: float
+    """Of the one that it is compared with."""
+    usual: str = "the median member"
+    """Who that is."""
+    doubt: str = ""
+    """What the comparison cannot tell."""
 
     def __str__(self) -> str:
         return (
-            f"{self.trainer} has score {self.score:.2f}: it works {self.seconds:.3f} s in a step, the median member "
-            f"{self.median_seconds:.3f} s for as much, and the others wait for it"
+            f"{self.trainer} has score {self.score:.2f}: it works {self.seconds:.3f} s in a step, {self.usual} "
+            f"{self.usual_seconds:.3f} s for as much, and the others wait for it{self.doubt}"
         )
 
 
-def score(
-    work_seconds: Mapping[TrainerId, float], *, limit: float, deviations: float
-) -> tuple[Standing, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """The two members of a stage."""
+
+    slower: TrainerId
+    faster: TrainerId
+    slower_seconds: float
+    """Per fair share, as `faster_seconds`."""
+    faster_seconds: float
+    ratio: float
+    """How many times as long the slower one works, at least 1."""
+
+
+def beyond(values: Sequence[float], deviations: float) -> tuple[float, float]:
+    """The median, and the value above which one stands out."""
+    middle = median(values)
+    spread = DEVIATION_OF_MAD * median(abs(each - middle) for each in values)
+    return middle, middle + deviations * max(spread, LEAST_DEVIATION * middle)
+
+
+def score(work_seconds: Mapping[TrainerId, float], rules: Rules) -> tuple[Standing, ...]:
     """The members by name, from the seconds that each works per fair share; empty where there are too few."""
     if len(work_seconds) < MEMBERS_TO_COMPARE:
         return ()
-    middle = median(work_seconds.values())
-    spread = DEVIATION_OF_MAD * median(abs(each - middle) for each in work_seconds.values())
-    beyond = middle + deviations * max(spread, LEAST_DEVIATION * middle)
+    middle, limit = beyond(tuple(work_seconds.values()), rules.deviations)
     found = []
     for trainer in sorted(work_seconds, key=in_order):
         seconds = work_seconds[trainer]
@@ -73,23 +115,95 @@ def score(
             Standing(
                 trainer=trainer,
                 seconds=seconds,
-                median_seconds=middle,
                 score=speed,
-                straggles=speed < limit and seconds > beyond,
+                straggles=speed < rules.limit and seconds > limit,
+                usual_seconds=middle,
             )
         )
     return tuple(found)
 
 
+def pair_of(
+    peers: Sequence[Member], work_seconds: Mapping[TrainerId, float], portions: Mapping[TrainerId, float]
+) -> Pair:
+    """Two members, by what each works per fair share.
+
+    Work has a fixed part, so that who has less to do needs longer per share. Who is slow takes longer both ways: for
+    as much, and in all; the ratio is the smaller one of these two.
+    """
+    faster, slower = sorted(
+        (each.trainer for each in peers),
+        key=lambda each: (work_seconds[each] / portions[each], in_order(each)),
+    )
+    per_share = {each: work_seconds[each] / portions[each] for each in (slower, faster)}
+    ways = [times[slower] / times[faster] for times in (per_share, work_seconds) if times[faster] > 0.0] or [
+        1.0
+    ]
+    return Pair(
+        slower=slower,
+        faster=faster,
+        slower_seconds=per_share[slower],
+        faster_seconds=per_share[faster],
+        ratio=max(1.0, min(ways)),
+    )
+
+
+def score_pairs(pairs: Sequence[Pair], rules: Rules) -> tuple[Standing, ...]:
+    """The members of all stages of two, from how much the slower one of each differs from the faster one.
+
+    The ratios of all pairs are compared, and with them once the 1 of two that are alike, so that two pairs are enough.
+    (With a 1 for every faster member the slower ones could never be usual, though they were most of the pairs.)
+    """
+    if not pairs:
+        return ()
+    usual, limit = beyond([1.0, *(each.ratio for each in pairs)], rules.deviations)
+    if len(pairs) == 1:
+        usual, limit = 1.0, rules.ratio
+    found = []
+    for pair in pairs:
+        speed = min(1.0, usual / pair.ratio)
+        doubt = f" (or {pair.faster} is fast: of two, only a pair check with a spare can tell)"
+        faster = Standing(
+            trainer=pair.faster,
+            seconds=pair.faster_seconds,
+            score=1.0,
+            straggles=False,
+            usual_seconds=pair.slower_seconds,
+            usual=f"{pair.slower} beside it",
+        )
+        slower = Standing(
+            trainer=pair.slower,
+            seconds=pair.slower_seconds,
+            score=speed,
+            straggles=speed < rules.limit and pair.ratio > limit,
+            usual_seconds=pair.faster_seconds,
+            usual=f"{pair.faster} beside it",
+            doubt=doubt if len(pairs) == 1 else f"; the usual ratio in {len(pairs)} pairs is {usual:.2f}",
+        )
+        found += [faster, slower]
+    return tuple(sorted(found, key=lambda each: in_order(each.trainer)))
+
+
 def compared(
-    generation: Generation, work_seconds: Mapping[TrainerId, float], *, limit: float, deviations: float
+    generation: Generation,
+    work_seconds: Mapping[TrainerId, float],
+    portions: Mapping[TrainerId, float],
+    rules: Rules,
 ) -> tuple[Standing, ...]:
-    """The members of each stage beside each other: `score`, stage by stage."""
+    """The members of each stage beside each other: `score`, stage by stage, and `score_pairs` for those of two.
+
+    `work_seconds` of all members in a step, `portions` their shares of their stage's work.
+    """
     found: list[Standing] = []
+    pairs: list[Pair] = []
     for peers in _stages(generation):
-        here = {each.trainer: work_seconds[each.trainer] for each in peers if each.trainer in work_seconds}
-        found += score(here, limit=limit, deviations=deviations)
-    return tuple(found)
+        if len(peers) == PAIR:
+            pairs.append(pair_of(peers, work_seconds, portions))
+        else:
+            found += score(
+                {each.trainer: work_seconds[each.trainer] / portions[each.trainer] for each in peers}, rules
+            )
+    return (*found, *score_pairs(pairs, rules))
 
 
 def shares(generation: Generation, expert_load: Sequence[int]) -> dict[TrainerId, float]:
@@ -127,22 +241,7 @@ def look(decision: Decision) -> None:
     generation = state.generation
     if generation is None or not roster.all_joined(state):
         return
-    known = [each for each, samples in memory.work_seconds.items() if len(samples) >= STEPS_TO_JUDGE]
-    work = {}
-    if len(known) >= len(generation.members):
-        portions = shares(generation, memory.expert_load)
-        work = {
-            trainer: median(memory.work_seconds[trainer]) / portions[trainer]
-            for trainer in known
-            if trainer in portions
-        }
-    recovery = decision.job.spec.recovery
-    found = compared(
-        generation,
-        work if len(work) == len(generation.members) else {},
-        limit=recovery.straggler_score,
-        deviations=decision.policy.straggler_deviations,
-    )
+    found = _standings(decision, generation)
     memory.scores = {each.trainer: each.score for each in found}
     if not found:
         return  # too few members, or too few steps since they changed: what was known stands
@@ -161,6 +260,24 @@ def look(decision: Decision) -> None:
     memory.straggler_words = {trainer: str(standing) for trainer, standing in slow.items()}
 
 
+def _standings(decision: Decision, generation: Generation) -> tuple[Standing, ...]:
+    """All members, once there are enough steps of each to judge by."""
+    samples, recovery = decision.state.memory.work_seconds, decision.job.spec.recovery
+    members = [each.trainer for each in generation.members]
+    if any(len(samples.get(each, ())) < STEPS_TO_JUDGE for each in members):
+        return ()
+    return compared(
+        generation,
+        {each: median(samples[each]) for each in members},
+        shares(generation, decision.state.memory.expert_load),
+        Rules(
+            limit=recovery.straggler_score,
+            deviations=decision.policy.straggler_deviations,
+            ratio=recovery.pair_check_ratio,
+        ),
+    )
+
+
 def persistent(decision: Decision) -> tuple[TrainerId, ...]:
     """Stragglers that have been slow for long enough, and that a spare could replace."""
     state, memory = decision.state, decision.state.memory
@@ -174,6 +291,7 @@ def persistent(decision: Decision) -> tuple[TrainerId, ...]:
         for trainer in memory.stragglers
         if decision.at - memory.straggling_since.get(trainer, decision.at) >= patience
         and decision.at >= memory.straggler_rest.get(trainer, 0.0)
+        and len(_checks(decision, node_of(trainer))) < CHECKS_AT_MOST
         and state.nodes[node_of(trainer)].state is NodeState.ACTIVE
     )
 
@@ -200,9 +318,24 @@ def confirmed(decision: Decision, trainer: TrainerId, verdict: Verdict) -> None:
     quarantine.begin(decision, node, "it is slow", incident.id)
 
 
+def check_begins(decision: Decision, node: NodeId) -> None:
+    """A pair check of a straggler of this node: it counts, whatever comes of it."""
+    decision.state.memory.straggler_checks[node] = (*_checks(decision, node), decision.at)
+
+
+def _checks(decision: Decision, node: NodeId) -> tuple[float, ...]:
+    """When stragglers of this node were checked within the window."""
+    moments = decision.state.memory.straggler_checks.get(node, ())
+    return health.recent(moments, decision.at, decision.job.spec.recovery.window_seconds)
+
+
 def left_alone(decision: Decision, trainer: TrainerId, why: str) -> None:
     """It is slow where it sits, and not for a reason that another seat would cure."""
-    rest = REST_FACTOR * decision.job.spec.recovery.straggler_seconds
+    recovery, checks = decision.job.spec.recovery, _checks(decision, node_of(trainer))
+    rest = REST_FACTOR * recovery.straggler_seconds
+    if len(checks) >= CHECKS_AT_MOST:
+        rest = max(rest, checks[0] + recovery.window_seconds - decision.at)
+        why = f"{why}, and {len(checks)} checks within {recovery.window_seconds:g} s are enough"
     decision.state.memory.straggler_rest[trainer] = decision.at + rest
     decision.say(f"{trainer} keeps its seat: {why}; it is not checked again for {rest:g} s")
 

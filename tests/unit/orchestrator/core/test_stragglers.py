@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core import events, health, stragglers
 from orchestrator.core.ids import TrainerId
 from orchestrator.core.state import IncidentKind
-from orchestrator.core.stragglers import Standing
+from orchestrator.core.stragglers import Pair, Rules, Standing
 from tests.scenarios.play import FAST
-from tests.unit.orchestrator.core.told import NODE_3, TRAINER_1, TRAINER_2, TRAINER_3, MakeWorld, Told
+from tests.unit.orchestrator.core.told import (
+    NODE_2,
+    NODE_3,
+    TRAINER_1,
+    TRAINER_2,
+    TRAINER_3,
+    TRAINER_4,
+    MakeWorld,
+    Told,
+)
+
+RULES = Rules(limit=0.7, deviations=3.5, ratio=1.5)
 
 
 def scored(*values: float) -> tuple[Standing, ...]:
     work = {TrainerId(f"node-{number}/0"): value for number, value in enumerate(values, 1)}
-    return stragglers.score(work, limit=0.7, deviations=3.5)
+    return stragglers.score(work, RULES)
 
 
 def test_one_that_works_while_others_wait_is_named() -> None:
@@ -40,8 +52,8 @@ def test_half_the_members_cannot_be_stragglers_of_the_other_half() -> None:
     assert not any(each.straggles for each in scored(0.3, 0.3, 0.6, 0.6))
 
 
-def test_two_members_cannot_be_compared() -> None:
-    """There is no majority of two."""
+def test_two_members_have_no_majority() -> None:
+    """They are a pair: `score_pairs`."""
     assert scored(0.1, 0.9) == ()
 
 
@@ -72,28 +84,122 @@ def test_who_has_more_to_do_is_not_slow(make_training: MakeWorld) -> None:
     assert all(loads[each.trainer] <= 4 / 3 for each in others)
 
 
-def in_two_stages(world: Told, *seconds: float) -> dict[TrainerId, Standing]:
-    """The members go to two stages in turn, and each has worked so long."""
-    members = tuple(replace(each, stage=each.rank % 2) for each in world.generation.members)
+def in_stages(count: int, world: Told, *seconds: float) -> dict[TrainerId, Standing]:
+    """The members go to so many stages in turn, and each has worked so long, for fair shares of the work."""
+    members = tuple(replace(each, stage=each.rank % count) for each in world.generation.members)
     work = {member.trainer: each for member, each in zip(members, seconds, strict=True)}
     generation = replace(world.generation, members=members)
-    found = stragglers.compared(generation, work, limit=0.7, deviations=3.5)
+    found = stragglers.compared(generation, work, dict.fromkeys(work, 1.0), RULES)
     return {each.trainer: each for each in found}
+
+
+def odd(found: dict[TrainerId, Standing]) -> list[TrainerId]:
+    return [each.trainer for each in found.values() if each.straggles]
 
 
 def test_another_stage_may_take_longer_for_good_reasons(make_training: MakeWorld) -> None:
     """One that is slow among its own is named, however fast it is beside a heavier stage."""
     world = make_training(nodes=6, spares=0)
-    found = in_two_stages(world, 0.2, 0.6, 0.2, 0.6, 0.2, 0.6)
+    found = in_stages(2, world, 0.2, 0.6, 0.2, 0.6, 0.2, 0.6)
     assert len(found) == 6
     assert {(each.score, each.straggles) for each in found.values()} == {(1.0, False)}
-    found = in_two_stages(world, 0.2, 0.6, 0.5, 0.6, 0.2, 0.6)
-    assert [each.trainer for each in found.values() if each.straggles] == [TRAINER_3]
-    assert (found[TRAINER_3].score, found[TRAINER_3].median_seconds) == (0.4, 0.2)
+    found = in_stages(2, world, 0.2, 0.6, 0.5, 0.6, 0.2, 0.6)
+    assert odd(found) == [TRAINER_3]
+    assert (found[TRAINER_3].score, found[TRAINER_3].usual_seconds) == (0.4, 0.2)
 
 
-def test_two_members_of_a_stage_cannot_be_compared(make_training: MakeWorld) -> None:
-    assert in_two_stages(make_training(spares=0), 0.2, 0.6, 0.9, 0.6) == {}
+def test_a_pair_that_stands_out_among_pairs_names_its_slower_member(make_training: MakeWorld) -> None:
+    """The other stage is three times as heavy, and its members are alike."""
+    world = make_training(spares=0)
+    found = in_stages(2, world, 0.2, 0.61, 0.5, 0.6)
+    assert odd(found) == [TRAINER_3]
+    assert found[TRAINER_3].score == pytest.approx(0.4, abs=0.01)
+    assert str(found[TRAINER_3]) == (
+        "node-3/0 has score 0.41: it works 0.500 s in a step, node-1/0 beside it 0.200 s for as much, and the others "
+        "wait for it; the usual ratio in 2 pairs is 1.02"
+    )
+
+
+def test_a_difference_that_all_pairs_have_is_nobodys_fault(make_training: MakeWorld) -> None:
+    """Two kinds of machines, one of each in every stage."""
+    world = make_training(nodes=6, spares=0)
+    assert odd(in_stages(3, world, 0.2, 0.4, 0.1, 0.34, 0.68, 0.18)) == []
+    assert odd(in_stages(3, world, 0.2, 0.4, 0.1, 0.21, 0.41, 0.4)) == [TrainerId("node-6/0")]
+
+
+def test_of_two_that_have_no_others_beside_them_the_slower_one_is_a_suspect(make_training: MakeWorld) -> None:
+    """If a pair check would call as much slow; and it is said that it may be the other one that is fast."""
+    world = make_training(nodes=2)
+    assert odd(in_stages(1, world, 0.2, 0.29)) == []
+    found = in_stages(1, world, 0.2, 0.32)
+    assert odd(found) == [TRAINER_2]
+    assert str(found[TRAINER_2]).endswith(
+        "the others wait for it (or node-1/0 is fast: of two, only a pair check with a spare can tell)"
+    )
+
+
+def test_a_pair_beside_a_wide_stage_is_one_that_has_no_others(make_training: MakeWorld) -> None:
+    """Three members of a stage are compared among themselves, whatever the pair does."""
+    world = make_training(nodes=5, spares=0)
+    members = tuple(replace(each, stage=int(each.rank > 2)) for each in world.generation.members)
+    work = dict(zip((each.trainer for each in members), (0.2, 0.2, 0.2, 0.9, 0.4), strict=True))
+    generation = replace(world.generation, members=members)
+    found = stragglers.compared(generation, work, dict.fromkeys(work, 1.0), RULES)
+    assert [each.trainer for each in found if each.straggles] == [TRAINER_4]
+
+
+def test_who_has_less_to_do_is_not_slow_for_the_part_that_does_not_shrink(make_training: MakeWorld) -> None:
+    """Half the microbatches, and the same optimizer: longer per share, shorter in all, and nobody waits for it."""
+    world = make_training(nodes=2, spares=0)
+    one, other = world.generation.members
+    portions = {one.trainer: 4 / 3, other.trainer: 2 / 3}
+    pair = stragglers.pair_of((one, other), {one.trainer: 0.3, other.trainer: 0.25}, portions)
+    assert (pair.slower, pair.ratio) == (other.trainer, 1.0)
+    pair = stragglers.pair_of((one, other), {one.trainer: 0.3, other.trainer: 0.6}, portions)
+    assert pair.slower == other.trainer
+    assert pair.ratio == pytest.approx(2.0)
+
+
+def pairs_of(ratios: list[float], seconds: float = 1.0) -> list[Pair]:
+    return [
+        Pair(
+            slower=TrainerId(f"node-{number}/0"),
+            faster=TrainerId(f"node-{number}/1"),
+            slower_seconds=ratio * seconds,
+            faster_seconds=seconds,
+            ratio=ratio,
+        )
+        for number, ratio in enumerate(ratios)
+    ]
+
+
+@given(st.lists(st.floats(1.0, 1e6), min_size=2, max_size=30), st.floats(1e-3, 1e3))
+def test_most_pairs_are_never_odd_and_the_faster_of_a_pair_never_is(
+    ratios: list[float], seconds: float
+) -> None:
+    found = stragglers.score_pairs(pairs_of(ratios, seconds), RULES)
+    suspects = {each.trainer for each in found if each.straggles}
+    assert 2 * len(suspects) <= len(ratios)
+    assert all(0.0 <= each.score <= 1.0 for each in found) and not any(
+        each.endswith("/1") for each in suspects
+    )
+    assert suspects == {
+        each.trainer for each in stragglers.score_pairs(pairs_of(ratios), RULES) if each.straggles
+    }
+
+
+@given(st.lists(st.floats(1.0, 1.4), min_size=2, max_size=30))
+def test_small_differences_name_nobody(ratios: list[float]) -> None:
+    assert not any(each.straggles for each in stragglers.score_pairs(pairs_of(ratios), RULES))
+
+
+@given(st.lists(st.floats(1.0, 1.15), min_size=1, max_size=30), st.floats(2.0, 1e3), st.integers(0, 30))
+def test_one_slow_node_among_pairs_that_are_alike_is_named(
+    ratios: list[float], slow: float, place: int
+) -> None:
+    place = place % (len(ratios) + 1)
+    found = stragglers.score_pairs(pairs_of([*ratios[:place], slow, *ratios[place:]]), RULES)
+    assert [each.trainer for each in found if each.straggles] == [f"node-{place}/0"]
 
 
 def test_a_fair_share_is_one_of_the_stage(make_training: MakeWorld) -> None:
@@ -162,3 +268,38 @@ def test_an_empty_seat_comes_before_a_slow_one(make_training: MakeWorld) -> None
     assert stragglers.swapped(state, 1, 0) == {NODE_3}
     assert stragglers.swapped(state, 1, 1) == frozenset()
     assert stragglers.swapped(state, 0, 0) == frozenset()
+
+
+def checks(world: Told) -> int:
+    return sum("pair check chk" in text and "it looks slow" in text for text in world.said)
+
+
+def test_a_slow_one_of_two_is_replaced_when_the_spare_is_faster(make_training: MakeWorld) -> None:
+    """The whole job is one pair: the spare is the third opinion."""
+    world = make_training(FAST, nodes=2)
+    world.agents.slowness[NODE_2] = 3.0
+    world.run(25.0)
+    (incident,) = world.incidents
+    assert (incident.kind, incident.node, incident.steps_lost) == (IncidentKind.STRAGGLER, NODE_2, 0)
+    assert incident.closed and sorted(world.members) == ["node-1/0", "node-3/0"]
+
+
+def test_of_two_one_that_is_merely_fast_costs_nobody_a_seat(make_training: MakeWorld) -> None:
+    """The suspect is as fast as the spare. It is asked again after a rest, and not for ever."""
+    world = make_training(FAST, nodes=2)
+    for node in (NODE_2, NODE_3):
+        world.agents.slowness[node] = 3.0
+    world.run(60.0)
+    assert checks(world) == 2
+    world.run(900.0)
+    assert checks(world) == stragglers.CHECKS_AT_MOST
+    assert world.heard(f"and {stragglers.CHECKS_AT_MOST} checks within 3600 s are enough")
+    assert world.incidents == [] and sorted(world.members) == ["node-1/0", "node-2/0"]
+
+
+def test_a_slow_one_of_two_without_a_spare_is_named_and_keeps_its_seat(make_training: MakeWorld) -> None:
+    world = make_training(FAST, nodes=2, spares=0)
+    world.agents.slowness[NODE_2] = 3.0
+    world.run(60.0)
+    assert sum("node-2/0 has score" in text for text in world.said) == 1
+    assert checks(world) == 0 and world.incidents == []
