@@ -27,6 +27,7 @@ __all__ = ["JobFileError", "Problem", "load_job_file", "override", "read_mapping
 BYTE_VALUES = 256
 STANDARD_LIBRARY = "stdlib"
 """The data path that every machine with Python has."""
+_NOTHING_THERE = f"nothing is there: name a file, a folder or a glob that exists, or {STANDARD_LIBRARY!r}"
 LOOKED_AT_FILES = 10_000
 """Of more files than that, the rest is believed to be like the first."""
 
@@ -49,12 +50,15 @@ class JobFileError(Exception):
         self.problems = problems
 
 
-def load_job_file(path: str, overrides: Sequence[str] = (), *, looks_at_data: bool = True) -> JobSpec:
+def load_job_file(
+    path: str, overrides: Sequence[str] = (), *, looks_at_data: bool = True, runs_here: bool = True
+) -> JobSpec:
     """Read `path`, apply `KEY=VALUE` overrides (dotted names, YAML values) and check everything.
 
     A relative data path is taken from the current directory, as everywhere else on a command line, or from the
     folder of the job file when it exists only there; in the job it is absolute. `looks_at_data` is for jobs that have
-    not begun: one that trains has its text already. Raises JobFileError.
+    not begun: one that trains has its text already. A job that is only planned need not find what it `not_here` names;
+    what is there is looked at all the same. Raises JobFileError.
     """
     mapping = read_mapping(path)
     problems = [problem for text in overrides for problem in override(mapping, text)]
@@ -69,9 +73,19 @@ def load_job_file(path: str, overrides: Sequence[str] = (), *, looks_at_data: bo
         raise JobFileError(error.problems) from error
     found = (*spec_rules.problems(spec), *_base_problems(spec))
     found += _data_problems(spec) if looks_at_data else ()
+    if not runs_here:
+        elsewhere = {each.field for each in not_here(spec)}
+        found = tuple(each for each in found if each.field not in elsewhere)
     if found:
         raise JobFileError(found)
     return spec
+
+
+def not_here(spec: JobSpec) -> tuple[Problem, ...]:
+    """What a job names and this machine has nothing of: the machines that run it may have it."""
+    base = spec.init.checkpoint
+    found = [*_base_problems(spec)] if base and not _seen(Path(base)) else []
+    return (*found, *(each for each in _data_problems(spec) if each.remedy == _NOTHING_THERE))
 
 
 class _JobLoader(yaml.SafeLoader):
@@ -265,7 +279,7 @@ def _why_no_text(path: str, needed_bytes: int) -> str | None:
         which = error.filename or path
         return f"{which} cannot be read ({error.strerror or error}): make it readable, or name another text"
     if not files:
-        return f"nothing is there: name a file, a folder or a glob that exists, or {STANDARD_LIBRARY!r}"
+        return _NOTHING_THERE
     if found_bytes < needed_bytes:
         return (
             f"{found_bytes} bytes are there, and one sample needs {needed_bytes}: name a longer text, or lower "

@@ -46,11 +46,12 @@ class Changes:
         return [f"{name}={value}" for name, value in short.items() if value is not None]
 
 
-def load(config: str, changes: Changes) -> JobSpec:
-    """The job with everything filled in. Raises JobRefused with every problem that there is."""
+def load(config: str, changes: Changes, *, runs_here: bool = True) -> JobSpec:
+    """The job with everything filled in; `runs_here`: on this machine, so that what it reads must be there. Raises
+    JobRefused with every problem that there is."""
     faults, problems = parse_faults(changes.faults)
     try:
-        spec = load_job_file(config, changes.all_overrides())
+        spec = load_job_file(config, changes.all_overrides(), runs_here=runs_here)
     except JobFileError as error:
         raise JobRefused(config, (*error.problems, *problems)) from error
     whole = replace(spec, faults=(*spec.faults, *faults))

@@ -20,7 +20,7 @@ from orchestrator.core.layouts import KINDS, Layout, measure, propose
 from orchestrator.core.memory import read_size
 from orchestrator.core.problems import Problem
 from orchestrator.core.spec import JobSpec
-from orchestrator.jobfile import JobFileError, override, read_mapping
+from orchestrator.jobfile import JobFileError, not_here, override, read_mapping
 
 _UNKNOWN = 1 << 62
 """Room of a device whose memory is not known: everything fits."""
@@ -54,7 +54,8 @@ def plan(
     Bytes of parameters, gradients, optimizer state, buffers, activations and temporaries, for each kind of trainer that
     the placement makes, and what backup replicas cost. With --devices, the layouts that so many devices allow: those
     that fit and lose nothing with any one node first, among them the faster ones. The time of a step is an estimate;
-    the chances to lose nothing when 1, 2 or 3 nodes die at once are counted, not drawn.
+    the chances to lose nothing when 1, 2 or 3 nodes die at once are counted, not drawn. A job may be planned where its
+    data and its checkpoint are not: what could not be looked at is said.
 
     \b
     examples:
@@ -69,7 +70,8 @@ def plan(
       optimizer, communication, activations, temporaries, state, peak}, replicas, learning,
       trained{experts, of, at_most_by_affinity}, node{snapshot, held, donation}, checkpoint, whole_model,
       chances{1, 2, 3}, layouts[]{nodes, devices_per_node, stages, replicas, replica_layout, recompute, peak, fits,
-      step_seconds, compute_seconds, exchange_seconds, reduce_seconds, chances{1, 2, 3}}
+      step_seconds, compute_seconds, exchange_seconds, reduce_seconds, chances{1, 2, 3}}, not_here[]{field, value},
+      vocabulary{size, assumed}
 
     \b
     exit codes:
@@ -80,7 +82,7 @@ def plan(
     unbounded = jobs.Changes(
         overrides=(*changes.all_overrides(), "cluster.device_memory=''"), faults=changes.faults
     )
-    spec = jobs.load(config, unbounded)
+    spec = jobs.load(config, unbounded, runs_here=False)
     chosen = KINDS[kind]
     if room is None and devices is not None:
         room = chosen.memory
@@ -90,7 +92,7 @@ def plan(
         _check_devices(spec, devices)
         layouts = propose(spec, devices=devices, kind=chosen, device_memory=room or _UNKNOWN)
     console = Console(highlight=False)
-    found = mapping(own, layouts, room)
+    found = mapping(own, layouts, room) | _unseen(config, unbounded, spec)
     if Output(output) is Output.TABLE:
         for text in tables(found, console.width if console.is_terminal else None):
             console.print(text, soft_wrap=True)
@@ -118,6 +120,28 @@ def _room(config: str, changes: jobs.Changes, given: str | None) -> int | None:
     if problems or not isinstance(cluster, dict):
         return None  # loading the job tells what is wrong with it
     return read_size(str(cluster.get("device_memory", "")))
+
+
+def _unseen(config: str, changes: jobs.Changes, spec: JobSpec) -> dict[str, Any]:
+    """What the plan could not look at, and whether the vocabulary is one that token files elsewhere may contradict."""
+    absent = not_here(spec)
+    data = any(each.field.startswith("data.") for each in absent)
+    return {
+        "not_here": [{"field": each.field, "value": str(each.value)} for each in absent],
+        "vocabulary": {
+            "size": spec.model.vocabulary,
+            "assumed": data and not _given(config, changes, "vocabulary"),
+        },
+    }
+
+
+def _given(config: str, changes: jobs.Changes, name: str) -> bool:
+    """The job file or the command line says this field of the model."""
+    job = read_mapping(config)
+    for text in changes.all_overrides():
+        override(job, text)
+    model = job.get("model")
+    return isinstance(model, dict) and name in model
 
 
 def _check_devices(spec: JobSpec, devices: int) -> None:

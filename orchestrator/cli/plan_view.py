@@ -79,6 +79,7 @@ def _layout(layout: Layout) -> dict[str, Any]:
 def tables(found: Mapping[str, Any], width: int | None) -> Iterator[Text]:
     """Device by device, then the node, then the layouts."""
     yield _headline(found)
+    yield from _not_looked_at(found)
     yield Text("")
     yield from _fine_tuning(found["trained"])
     yield table(_DEVICE_COLUMNS, found["devices"], width, "no devices")
@@ -115,6 +116,18 @@ def _headline(found: Mapping[str, Any]) -> Text:
     else:
         text.append(f", it does not fit {size(room)}", style=BAD)
     return text
+
+
+def _not_looked_at(found: Mapping[str, Any]) -> Iterator[Text]:
+    """One line about what lies on other machines."""
+    if not found["not_here"]:
+        return
+    named = ", ".join(f"{each['field']} {each['value']}" for each in found["not_here"])
+    words = f"planned from the job alone, these are not on this machine: {named}"
+    if found["vocabulary"]["assumed"]:
+        size_of = found["vocabulary"]["size"]
+        words += f"; model.vocabulary is taken as {size_of}, with token files set it to theirs"
+    yield Text(words, style=FAINT)
 
 
 def _fine_tuning(trained: Mapping[str, Any]) -> Iterator[Text]:
