@@ -155,21 +155,18 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     newcomers = roster.spread(state, able, kept)[:vacant] if vacant > 0 else ()
     depth, domains = job.spec.pipeline.stages, roster.domains_of(state)
     joined = stages.joined(kept, newcomers, depth, domains)
-    members = stages.evened(joined, depth)
-    if not all(stages.widths(members, depth)):
+    even = stages.evened(joined, depth)
+    if not all(stages.widths(even, depth)):
         return None
+    failing = {trainer for trainer in state.memory.acquire_failures if _given_up(state, policy, at, trainer)}
+    members = stages.exchanged(even, depth, job.spec.cluster.replicas, failing)
     moved = tuple(each for each, was in zip(members, joined, strict=True) if each.stage != was.stage)
     new_rank = {each.rank: Rank(rank) for rank, each in enumerate(kept)}
     before = placement.remove(generation.placement, new_rank)
     gaps = stages.missing(before, joined, depth, job.spec.cluster.replicas)
     if (gaps or moved) and not newcomers and (awaited := _awaited(state, policy, at, vacant)):
         return Waiting(reason=f"{listed(awaited)} will be seated once ready")
-    failed = state.memory.acquire_failures
-    full = [
-        Rank(rank)
-        for rank, each in enumerate(kept)
-        if each.trainer in failed and _given_up(state, policy, at, each.trainer)
-    ]
+    full = [Rank(rank) for rank, each in enumerate(kept) if each.trainer in failing]
     arrivals = [Rank(rank) for rank, each in enumerate(members) if rank >= len(kept) or each in moved]
     after = stages.repaired(
         before, members, depth, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full, domains
@@ -178,7 +175,10 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
         return None
     if placement.lost_experts(after):
         return None
-    reason = _why(generation, newcomers, leaving, gaps, moved)
+    changed = tuple(each for each, was in zip(members, even, strict=True) if each.stage != was.stage)
+    reason = _why(
+        generation, newcomers, leaving, gaps, [each for each in moved if each not in changed], changed
+    )
     if newcomers != tuple(able[: len(newcomers)]):
         reason += f"; of {count(len(able), 'spare')} chosen so that no {' or '.join(domains.keys)} has too many members"
     return Target(members=members, placement=after, reason=reason)
@@ -399,12 +399,16 @@ def _why(
     leaving: frozenset[NodeId],
     gaps: Sequence[int],
     moved: Sequence[Member],
+    changed: Sequence[Member],
 ) -> str:
     reasons = []
     if newcomers:
         seats = "an empty seat goes" if len(newcomers) == 1 else f"{len(newcomers)} empty seats go"
         reasons.append(f"{seats} to {listed(each.trainer for each in newcomers)}")
     reasons += [f"{each.trainer} goes over to stage {each.stage}, which has fewer trainers" for each in moved]
+    if changed:
+        places = listed(f"{each.trainer} goes to stage {each.stage}" for each in changed)
+        reasons.append(f"{places}, so that each stage has a node for every replica")
     if leaving:
         emptied = [each for each in dict.fromkeys(roster.nodes_by_rank(generation)) if each in leaving]
         reasons.append(f"others take over from {listed(emptied)}")

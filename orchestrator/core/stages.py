@@ -9,13 +9,13 @@ s, and only ranks of that stage hold them. Each stage is dealt all microbatches.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from orchestrator.core import placement, words
 from orchestrator.core.deal import deal
 from orchestrator.core.domains import NOWHERE, Domains
-from orchestrator.core.ids import NodeId, Rank, node_of
+from orchestrator.core.ids import NodeId, Rank, TrainerId, node_of
 from orchestrator.core.placement import Placement
 from orchestrator.core.spec import ClusterSpec, ReplicaLayout
 from orchestrator.core.state import Member
@@ -85,6 +85,57 @@ def evened(members: Sequence[Member], stages: int) -> tuple[Member, ...]:
         fresh = [index for index in able if node_of(even[index].trainer) not in there]
         moved = (fresh or able)[-1]
         even[moved] = replace(even[moved], stage=thin)
+
+
+def exchanged(
+    members: Sequence[Member], stages: int, replicas: int, fixed: Collection[TrainerId] = ()
+) -> tuple[Member, ...]:
+    """The same members with as few in other stages as give each stage as many nodes as its experts have replicas.
+
+    Two change places at a time, so that the stages stay as wide as they are: one that shares its node with another
+    member of a stage on too few nodes, and one from a node that this stage has not, of a stage that can spare it.
+    Those in `fixed` stay. What no exchange mends stays as it is.
+    """
+    changed = list(members)
+    while stages > 1:
+        nodes = [Counter(node_of(each.trainer) for each in changed if each.stage == s) for s in range(stages)]
+        thin = [s for s in range(stages) if len(nodes[s]) < min(replicas, nodes[s].total())]
+        pair = next(
+            (pair for s in thin if (pair := _exchange(changed, nodes, s, replicas, fixed)) is not None), None
+        )
+        if pair is None:
+            break
+        one, other = pair
+        here, there = changed[one].stage, changed[other].stage
+        changed[one], changed[other] = replace(changed[one], stage=there), replace(changed[other], stage=here)
+    return tuple(changed)
+
+
+def _exchange(
+    members: Sequence[Member],
+    nodes: Sequence[Counter[NodeId]],
+    thin: int,
+    replicas: int,
+    fixed: Collection[TrainerId],
+) -> tuple[int, int] | None:
+    """Places of two members that give stage `thin` a node more, and leave the other stage no worse off."""
+    able = [index for index, each in enumerate(members) if each.trainer not in fixed]
+    doubled = [
+        index
+        for index in able
+        if members[index].stage == thin and nodes[thin][node_of(members[index].trainer)] > 1
+    ]
+    leaving = {node_of(members[index].trainer): index for index in doubled}
+    found: dict[tuple[int, int], int] = {}
+    for index in able:
+        stage, node = members[index].stage, node_of(members[index].trainer)
+        if stage == thin or node in nodes[thin]:
+            continue
+        for leaver, place in leaving.items():
+            after = len(nodes[stage]) - (nodes[stage][node] == 1) + (leaver not in nodes[stage])
+            if after >= min(replicas, len(nodes[stage])):
+                found[place, index] = after
+    return max(found, key=lambda pair: (found[pair], pair), default=None)
 
 
 def dealt(microbatches: int, members: Sequence[Member], stages: int) -> tuple[tuple[int, ...], ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import yaml
 
 from chaos.job import TINY
 from tests.chaos.oracle import plain_job, plain_ledger
-from tests.chaos.runs import Run, assert_every_sample_once, fault, largest_difference
+from tests.chaos.runs import ENDLESS, Run, assert_every_sample_once, fault, largest_difference
+from tests.waiting import wait_until
 
 TOLERANCE = 1e-8
 STEPS = 40
@@ -115,3 +118,41 @@ def test_a_stage_that_is_gone_comes_back_from_the_checkpoint(
     assert largest_difference(ledger, plain) < TOLERANCE
     assert sum(incident["steps_lost"] for incident in summary["incidents"]) > 0
     assert {incident["node"] for incident in summary["incidents"]} >= {"node-2", "node-5"}
+
+
+@pytest.mark.long
+def test_two_trainers_change_places_for_a_node_more(tmp_path: Path) -> None:
+    """Both seats of the first stage come to lie on node-4: one of them goes over to another stage, and a member of that
+    one comes here, while training goes on; of each expert two nodes have a replica again."""
+    job = {
+        **TINY,
+        "cluster": {"nodes": 3, "devices_per_node": 2, "spares": 1, "replicas": 2},
+        "pipeline": {"stages": 3},
+        "model": {**TINY["model"], "layers": 3, "experts": 4},
+        "steps": ENDLESS,
+    }
+
+    def seats(run: Run) -> dict[str, int]:
+        return {member["trainer"]: member["stage"] for member in run.ask("generation")["members"]}
+
+    with Run(tmp_path / "run", job=job) as run:
+        run.reach(3)
+        for node in ("node-1", "node-2"):
+            run.tell("cordon", node)
+        assert seats(run)["node-1/0"] == seats(run)["node-2/1"] == 0
+        os.kill(run.node("node-1")["trainer_pids"][0], signal.SIGKILL)
+        wait_until(lambda: seats(run).get("node-4/0") == 0, within_seconds=60, what="node-4/0 has the seat")
+        os.kill(run.node("node-2")["trainer_pids"][1], signal.SIGKILL)
+        wait_until(lambda: "node-4/1" in seats(run), within_seconds=60, what="node-4/1 has a seat")
+        now = seats(run)
+        run.reach(run.ledger()[-1]["step"] + 5)
+        summary = run.stop()
+        ledger = run.ledger()
+    assert Counter(now.values()) == {0: 2, 1: 2, 2: 2}
+    assert now["node-4/0"] != now["node-4/1"], now
+    job_file = tmp_path / "plain.yaml"
+    job_file.write_text(yaml.safe_dump({**job, "pipeline": {"stages": 1}}))
+    assert_every_sample_once(ledger, len(ledger))
+    assert largest_difference(ledger, plain_ledger(plain_job(job_file), len(ledger))) < TOLERANCE
+    assert all(incident["steps_lost"] == 0 for incident in summary["incidents"])
+    assert all(each["phases"]["redundancy_restored_seconds"] is not None for each in summary["incidents"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import permutations
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,6 +125,64 @@ def test_the_last_of_the_widest_stage_goes_over() -> None:
     assert [each.trainer for each, was in zip(after, members, strict=True) if each.stage != was.stage] == [
         "node-7/0"
     ]
+
+
+def lacking(members: tuple[Member, ...], depth: int, replicas: int) -> int:
+    """Nodes that stages have too few for the replicas of their experts, altogether."""
+    short = 0
+    for stage, width in enumerate(stages.widths(members, depth)):
+        on = {node_of(each.trainer) for each in members if each.stage == stage}
+        short += max(0, min(replicas, width) - len(on))
+    return short
+
+
+@st.composite
+def shuffled(draw: st.DrawFn) -> tuple[tuple[Member, ...], int]:
+    """Even stages whose members have come and gone, so that their nodes lie in them anyhow; few enough to try all."""
+    depth = draw(st.integers(2, 3))
+    devices = draw(st.lists(st.integers(1, 3), min_size=2, max_size=7))
+    trainers = [
+        TrainerId(f"node-{node}/{device}") for node, has in enumerate(devices) for device in range(has)
+    ]
+    trainers = trainers[:8]
+    seats = draw(st.permutations([index % depth for index in range(len(trainers))]))
+    return tuple(
+        Member(trainer=name, start=1, rank=Rank(rank), store_address="h:1", peer_address="h:2", stage=stage)
+        for rank, (name, stage) in enumerate(zip(trainers, seats, strict=True))
+    ), depth
+
+
+@given(shuffled(), st.integers(1, 3))
+def test_exchanges_find_a_node_for_every_replica_wherever_there_is_a_way(
+    case: tuple[tuple[Member, ...], int], replicas: int
+) -> None:
+    """As good as the best of all seatings with stages of the same widths."""
+    members, depth = case
+    after = stages.exchanged(members, depth, replicas)
+    assert stages.widths(after, depth) == stages.widths(members, depth)
+    assert [each.trainer for each in after] == [each.trainer for each in members]
+    if not lacking(members, depth, replicas):
+        assert after == members
+    best = min(
+        lacking(
+            tuple(replace(each, stage=stage) for each, stage in zip(members, way, strict=True)),
+            depth,
+            replicas,
+        )
+        for way in set(permutations([each.stage for each in members]))
+    )
+    assert lacking(after, depth, replicas) == best
+
+
+@given(shuffled(), st.integers(1, 3), st.data())
+def test_who_is_fixed_changes_no_places(
+    case: tuple[tuple[Member, ...], int], replicas: int, data: st.DataObject
+) -> None:
+    members, depth = case
+    fixed = {each.trainer for each in members if data.draw(st.booleans(), label=each.trainer)}
+    after = stages.exchanged(members, depth, replicas, fixed)
+    assert all(a == b for a, b in zip(after, members, strict=True) if b.trainer in fixed)
+    assert lacking(after, depth, replicas) <= lacking(members, depth, replicas)
 
 
 @given(st.integers(1, 8), st.integers(1, 3), st.integers(1, 8), st.integers(1, 3), st.integers(1, 12))
