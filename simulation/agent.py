@@ -78,6 +78,7 @@ class AgentProcess:
     ) -> None:
         self.place = node
         self.incarnation = f"{node}-agent-{serial}"
+        self.pid = 1000 + serial
         self.alive = True
         self.stopped = False
         self.slowness = 1.0
@@ -95,7 +96,7 @@ class AgentProcess:
             node=node,
             incarnation=self.incarnation,
             labels={"host": node, "rack": ground.rack_of(node)},
-            agent_pid=1000 + serial,
+            agent_pid=self.pid,
             workdir="/simulated",
             devices=None,
             at=ground.now,

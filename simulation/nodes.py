@@ -38,11 +38,14 @@ class Nodes:
 
     # ---- the Cluster port ----
 
-    def start_node(self, node: NodeId) -> None:
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
         """Bring an agent up unless one lives. Raises OSError when the platform does not take the request."""
         if self._ground.chance(self._ground.faults.start_node_fails_chance):
             raise OSError(f"the platform did not take the request to start {node}")
         self._wanted.add(node)
+        agent = self.agents.get(node)
+        if agent is not None and agent.alive and agent.pid == in_place_of:
+            agent.kill()
         self._ground.scheduler.after(self._ground.between(*START_SECONDS), lambda: self._bring_up(node))
 
     def stop_node(self, node: NodeId, reason: str) -> None:

@@ -86,10 +86,10 @@ class Starting:
         self._nodes = nodes
         self._dismiss = dismiss
 
-    def start_node(self, node: NodeId) -> None:
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
         if self._ground.chance(self._ground.faults.crash_between_actions_chance):
             raise ProcessDied(f"killed before StartNode {node}")
-        self._nodes.start_node(node)
+        self._nodes.start_node(node, in_place_of)
 
     def stop_node(self, node: NodeId, reason: str) -> None:
         self._dismiss(node, reason)

@@ -16,8 +16,9 @@ log = logging.getLogger(__name__)
 class AgentsElsewhere:
     """Starts and ends nothing. All methods may be called from any thread."""
 
-    def start_node(self, node: NodeId) -> None:
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
         """Nothing to do but to wait for its agent."""
+        del in_place_of
         log.debug("node %s is expected: its agent is started by somebody else", node)
 
     def stop_node(self, node: NodeId, reason: str) -> None:

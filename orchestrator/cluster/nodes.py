@@ -17,7 +17,7 @@ from orchestrator.core.ids import NodeId
 class NodeSource(Protocol):
     """Whoever starts and ends agents: processes here, pods, or somebody else."""
 
-    def start_node(self, node: NodeId) -> None: ...
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None: ...
 
     def stop_node(self, node: NodeId, reason: str) -> None: ...
 
@@ -44,9 +44,9 @@ class Nodes:
     assure: Callable[[], None]
     """Raises LeaseLost when another controller has taken over."""
 
-    def start_node(self, node: NodeId) -> None:
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
         self.assure()
-        self.cluster.start_node(node)
+        self.cluster.start_node(node, in_place_of)
 
     def stop_node(self, node: NodeId, reason: str) -> None:
         self.assure()

@@ -100,6 +100,7 @@ class AgentCommand:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Start:
     node: NodeId
+    in_place_of: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +159,9 @@ class ProcessCluster:
 
     # ---- the Cluster port ----
 
-    def start_node(self, node: NodeId) -> None:
-        """Bring a node up unless its agent lives already."""
-        self._ask(_Start(node=node))
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
+        """Bring a node up unless its agent lives already; one with the pid `in_place_of` is ended first."""
+        self._ask(_Start(node=node, in_place_of=in_place_of))
 
     def stop_node(self, node: NodeId, reason: str) -> None:
         """End a node's agent and its trainers: SIGTERM, a bounded wait, SIGKILL; at once when it is stopped."""
@@ -217,7 +218,7 @@ class ProcessCluster:
         try:
             match request:
                 case _Start():
-                    self._start(request.node)
+                    self._start(request.node, request.in_place_of)
                 case _Stop():
                     self._stop(request.node, request.reason)
                 case _Close():
@@ -226,13 +227,14 @@ class ProcessCluster:
             # The core learns of it by the registration that does not come, or by the node that stays.
             log.error("%s: %s", request, error)
 
-    def _start(self, node: NodeId) -> None:
+    def _start(self, node: NodeId, in_place_of: int) -> None:
+        identity = self._known(node)
+        if identity is not None and identity.pid == in_place_of and node not in self._endings:
+            self._stop(node, "it was given up, and another agent takes its place")
         ending = self._endings.get(node)
         if ending is not None:
             ending.start_again = True
-            return
-        identity = self._known(node)
-        if identity is not None:
+        elif identity is not None:
             log.info("node %s runs already (pid %d)", node, identity.pid)
         else:
             self._spawn(node)

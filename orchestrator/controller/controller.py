@@ -177,7 +177,7 @@ class Controller:
         ports = self._ports
         match action:
             case actions.StartNode():
-                ports.cluster.start_node(action.node)
+                ports.cluster.start_node(action.node, action.in_place_of)
             case actions.StopNode():
                 ports.cluster.stop_node(action.node, action.reason)
             case actions.RollBackLedger():

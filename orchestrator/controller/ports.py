@@ -66,7 +66,9 @@ class Store(Protocol):
 class Cluster(Protocol):
     """Brings nodes up and down: processes on this machine, or pods."""
 
-    def start_node(self, node: NodeId) -> None: ...
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
+        """Unless one lives; an agent with the pid `in_place_of` is ended first."""
+        ...
 
     def stop_node(self, node: NodeId, reason: str) -> None: ...
 

@@ -24,6 +24,8 @@ class StartNode(_Action):
     """Have the cluster bring up a node with an agent (a process here, a pod there)."""
 
     node: NodeId
+    in_place_of: int = 0
+    """Pid of the agent that was given up: frozen or cut off it may still be there, and is ended first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

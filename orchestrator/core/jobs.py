@@ -53,7 +53,7 @@ def submitted(decision: Decision, event: JobSubmitted) -> None:
     for node in node_ids(event.spec.cluster):
         revival.start_node(decision, node, "is part of the job")
         health.clear(decision, node)
-        decision.put(replace(state.nodes[node], incarnation=""))
+        decision.put(replace(state.nodes[node], incarnation="", agent_pid=0))
     for node in sorted(set(state.nodes) - set(node_ids(event.spec.cluster)), key=natural):
         if state.nodes[node].state is not NodeState.DEAD:
             decision.move_node(node, NodeTrigger.LOSE, "is not part of the job")

@@ -7,6 +7,8 @@ time is given up like one that died. Next: `quarantine.py`, for those that come 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from orchestrator.core import breaker, health, quarantine, roster
 from orchestrator.core.actions import StartNode
 from orchestrator.core.decision import Decision
@@ -17,8 +19,11 @@ from orchestrator.core.state import JobState, Node, NodeState, NodeView
 from orchestrator.core.words import count
 
 
-def start_node(decision: Decision, node: NodeId, reason: str) -> None:
-    """Have the cluster bring a node up; it counts once its agent has registered."""
+def start_node(decision: Decision, node: NodeId, reason: str, *, replacing: bool = False) -> None:
+    """Have the cluster bring a node up; it counts once its agent has registered.
+
+    `replacing` ends the agent that it had, should that still be there.
+    """
     known = decision.state.nodes.get(node)
     if known is not None:
         decision.move_node(node, NodeTrigger.REQUEST, reason)
@@ -36,20 +41,30 @@ def start_node(decision: Decision, node: NodeId, reason: str) -> None:
             )
         )
     decision.state.views[node] = NodeView(connected=False, last_seen=decision.at)
-    decision.act(StartNode(id=decision.action_id(), generation=decision.number, node=node))
+    _order(decision, node, replacing=replacing)
+
+
+def _order(decision: Decision, node: NodeId, *, replacing: bool) -> None:
+    """An agent is to be ended once only: after that its number is forgotten."""
+    known = decision.state.nodes[node]
+    pid = known.agent_pid if replacing else 0
+    if pid:
+        decision.put(replace(known, agent_pid=0))
+    decision.act(StartNode(id=decision.action_id(), generation=decision.number, node=node, in_place_of=pid))
 
 
 def revive(decision: Decision, reason: str) -> None:
     """The job waits for nodes: have the lost ones started again at once, within their budgets."""
     for node in node_ids(decision.job.spec.cluster):
         if _startable(decision, node):
-            _start_again(decision, node, reason)
+            _start_again(decision, node, reason, replacing=False)
 
 
 def advance(decision: Decision) -> None:
     """Give up starts that led nowhere; where seats stay empty, start lost nodes again after a pause."""
     if decision.tick:  # only time makes a start late, and thousands of agents may register in between
         _give_up_starts(decision)
+        _replace_the_silent(decision)
     state = decision.state
     if decision.job.state not in (JobState.RUNNING, JobState.RECOVERING) or state.generation is None:
         return
@@ -69,9 +84,8 @@ def advance(decision: Decision) -> None:
         starts = _recent_starts(decision, node)
         pause = decision.policy.revive_pause_seconds * 2.0 ** min(len(starts), 16)
         if at_once or decision.at - state.nodes[node].changed_at >= pause:
-            _start_again(
-                decision, node, "is started again, since a seat is empty and nobody is free to take it"
-            )
+            why = "is started again, since a seat is empty and nobody is free to take it"
+            _start_again(decision, node, why, replacing=True)
             vacant -= decision.job.spec.cluster.devices_per_node
 
 
@@ -117,10 +131,28 @@ def _startable(decision: Decision, node: NodeId) -> bool:
     return False
 
 
-def _start_again(decision: Decision, node: NodeId, reason: str) -> None:
+def _start_again(decision: Decision, node: NodeId, reason: str, *, replacing: bool) -> None:
     health.record_start(decision, node)
     decision.say(f"{node} {reason}")
-    start_node(decision, node, reason)
+    start_node(decision, node, reason, replacing=replacing)
+
+
+def _replace_the_silent(decision: Decision) -> None:
+    """Nodes that were asked for at once, in case their agents only slept: time enough to wake up has passed."""
+    state, pause = decision.state, decision.policy.revive_pause_seconds
+    silent = [
+        node
+        for node in state.nodes.values()
+        if node.state is NodeState.REQUESTED
+        and node.agent_pid
+        and decision.at - max(node.changed_at, state.memory.started_at) >= pause
+    ]
+    for node in silent:
+        decision.say(
+            f"{node.id} has not registered within {pause:g} s: should the agent that it had (pid {node.agent_pid}) "
+            "still be there, it is ended"
+        )
+        _order(decision, node.id, replacing=True)
 
 
 def _give_up_starts(decision: Decision) -> None:

@@ -84,7 +84,7 @@ class ScriptedCore:
 class NoCluster:
     """Ports that nothing in these tests may need."""
 
-    def start_node(self, node: NodeId) -> None:
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
         raise AssertionError(f"start {node}")
 
     def stop_node(self, node: NodeId, reason: str) -> None:

@@ -102,6 +102,28 @@ def test_a_restarted_controller_recognises_its_living_nodes(workdir: Path) -> No
     second.close(WAIT_SECONDS)
 
 
+def test_a_frozen_agent_that_was_given_up_makes_room(workdir: Path) -> None:
+    """Not another one of that name: the order may come twice, the second time when the new agent lives."""
+    cluster = _started(workdir)
+    before = _pid(workdir)
+    os.kill(before, signal.SIGSTOP)
+    wait_until(
+        lambda: is_stopped(record_of(before)), within_seconds=WAIT_SECONDS, what="the agent is stopped"
+    )
+    cluster.start_node(NODE)
+    assert cluster.settle(WAIT_SECONDS)
+    assert _pid(workdir) == before
+    cluster.start_node(NODE, before)
+    assert cluster.settle(WAIT_SECONDS)
+    after = _pid(workdir)
+    assert after != before and not Path(f"/proc/{before}").exists()
+    cluster.start_node(NODE, before)
+    assert cluster.settle(WAIT_SECONDS)
+    assert _pid(workdir) == after
+    assert cluster.stop_all("the test ends", WAIT_SECONDS)
+    cluster.close(WAIT_SECONDS)
+
+
 def test_a_node_that_was_started_but_not_written_down_is_found(workdir: Path) -> None:
     """The controller died between the two: its successor must not start a second agent of the same name."""
     first = _started(workdir)

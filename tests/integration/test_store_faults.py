@@ -115,7 +115,7 @@ _CRASHES = """
         Scripted, World, committed, disconnected, roll_back, start_node)
 
     class Dying(World):
-        def start_node(self, node):
+        def start_node(self, node, in_place_of):
             os._exit(9)
 
     opened, ledger, world = Opened(sys.argv[1]), FileLedger(Path(sys.argv[2])), Dying()

@@ -126,6 +126,8 @@ class World:
     def _perform(self, action: actions.Action) -> None:
         match action:
             case actions.StartNode():
+                if action.in_place_of:
+                    self.agents.end(action.node)
                 if action.node not in self.barren:
                     self.agents.start(action.node)
             case actions.StopNode():

@@ -113,8 +113,9 @@ class PodCluster:
 
     # ---- the Cluster port ----
 
-    def start_node(self, node: NodeId) -> None:
-        """The core wants it: the next look creates its pod."""
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
+        """The core wants it: the next look creates its pod, and deletes the one that was given up."""
+        del in_place_of
         log.debug("node %s is wanted", node)
         self._wake.set()
 

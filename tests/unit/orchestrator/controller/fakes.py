@@ -73,7 +73,7 @@ class World:
 
     # ---- Cluster ----
 
-    def start_node(self, node: NodeId) -> None:
+    def start_node(self, node: NodeId, in_place_of: int = 0) -> None:
         self._do("start", node)
 
     def stop_node(self, node: NodeId, reason: str) -> None:

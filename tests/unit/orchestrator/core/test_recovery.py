@@ -155,7 +155,8 @@ def test_nobody_coming_back_ends_the_job(make_training: MakeWorld) -> None:
     """L9: the wait has a limit."""
     world = make_training(nodes=2, spares=0)
     for node in (NODE_1, NODE_2):
-        world.stop_node(node)
+        world.barren.add(node)
+        world.kill_node(node)
     world.run(190.0)
     assert world.ended is not None and "no trainer came back within 180 s" in world.ended.reason
 
@@ -163,7 +164,8 @@ def test_nobody_coming_back_ends_the_job(make_training: MakeWorld) -> None:
 def test_those_that_come_back_go_on_without_the_others(make_training: MakeWorld) -> None:
     """After the limit, whoever is there trains."""
     world = make_training(nodes=2, spares=0)
-    world.stop_node(NODE_1)
+    world.barren.add(NODE_1)
+    world.kill_node(NODE_1)
     world.kill_node(NODE_2)
     world.run(186.0)
     assert world.members == ["node-2/0"]
