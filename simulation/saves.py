@@ -14,6 +14,7 @@ from simulation.ground import Ground
 from simulation.holdings import Holdings
 from worker.agent.messages import (
     Assignment,
+    CheckpointBegun,
     CheckpointFailed,
     CheckpointSealed,
     DeleteCheckpoint,
@@ -88,6 +89,14 @@ class Saves:
             self._report(CheckpointFailed(request=order.request, reason=reason))
             return
         self._writing = checkpoint.step
+        self._report(
+            CheckpointBegun(
+                request=order.request,
+                generation=checkpoint.generation,
+                step=checkpoint.step,
+                name=checkpoint.folder,
+            )
+        )
         digests = {piece: self._state.digests[self._ground.parts.number(piece.part)] for piece in pieces}
         self._when_awake(
             self._ground.between(*WRITE_SECONDS),

@@ -106,6 +106,7 @@ _SENTENCES: dict[str, Callable[[Detail], str]] = {
     "AcquisitionFailed": lambda d: f"{d['trainer']} could not copy its parts: {d['reason']}",
     "CheckpointFailed": lambda d: f"{d['trainer']} could not write a checkpoint: {d['reason']}",
     "CheckpointSealed": lambda d: f"checkpoint {d['name']} was sealed",
+    "CheckpointBegun": lambda d: f"checkpoint {d['name']} is copied, and written while training goes on",
     "ShardWritten": lambda d: f"rank {d['rank']} wrote its share of checkpoint {d['name']}",
     "RestoreFailed": lambda d: f"{d['trainer']} refused checkpoint {d['name']}: {d['reason']}",
     "StateRefused": lambda d: f"{d['trainer']} refused its state at step {d['step']}: {d['reason']}",

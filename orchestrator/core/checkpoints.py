@@ -13,7 +13,7 @@ from dataclasses import replace
 from orchestrator.core import cadence, roster
 from orchestrator.core.actions import DeleteCheckpoint, SealCheckpoint, TakeCheckpoint
 from orchestrator.core.decision import Decision
-from orchestrator.core.events import CheckpointFailed, CheckpointSealed, ShardWritten
+from orchestrator.core.events import CheckpointBegun, CheckpointFailed, CheckpointSealed, ShardWritten
 from orchestrator.core.ids import NodeId, Step, node_of
 from orchestrator.core.lifecycle import CheckpointTrigger
 from orchestrator.core.spec import CheckpointMode
@@ -144,11 +144,41 @@ def repeat_orders(decision: Decision, node: NodeId) -> None:
         if node_of(generation.members[0].trainer) == node:
             _seal(decision, checkpoint, generation)
     elif checkpoint.state is CheckpointState.REQUESTED:
-        # Once one shard is written, all members have taken the order: to repeat it would be a second one.
+        # Once one member has begun, all have taken the order: to repeat it would be a second one.
         _take(decision, checkpoint, node)
 
 
-def shard_written(decision: Decision, event: ShardWritten) -> None:
+def reported(decision: Decision, event: CheckpointBegun | ShardWritten) -> None:
+    """How far a rank has come with its share."""
+    match event:
+        case CheckpointBegun():
+            _begun(decision, event)
+        case ShardWritten():
+            _shard_written(decision, event)
+
+
+def _begun(decision: Decision, event: CheckpointBegun) -> None:
+    """The members have agreed on a boundary, and it is behind: repairs need not wait until all is written."""
+    checkpoint = decision.state.checkpoints.get(event.request)
+    decision.stirred = False
+    if (
+        checkpoint is not None
+        and checkpoint.state is CheckpointState.REQUESTED
+        and event.generation == checkpoint.generation
+    ):
+        _begin(decision, checkpoint, event)
+
+
+def _begin(decision: Decision, checkpoint: Checkpoint, event: CheckpointBegun | ShardWritten) -> Checkpoint:
+    """Repairs wait for the boundary."""
+    decision.move_checkpoint(event.request, CheckpointTrigger.WRITE, checkpoint.reason)
+    checkpoint = replace(decision.state.checkpoints[event.request], step=event.step, name=event.name)
+    decision.put(checkpoint)
+    decision.stirred = True
+    return checkpoint
+
+
+def _shard_written(decision: Decision, event: ShardWritten) -> None:
     """One rank's share is on disk; with the last one the checkpoint can be sealed."""
     checkpoint = decision.state.checkpoints.get(event.request)
     if (
@@ -161,8 +191,7 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
         return
     began = checkpoint.state is CheckpointState.REQUESTED
     if began:
-        decision.move_checkpoint(event.request, CheckpointTrigger.WRITE, checkpoint.reason)
-        checkpoint = replace(decision.state.checkpoints[event.request], step=event.step, name=event.name)
+        checkpoint = _begin(decision, checkpoint, event)
     elif (checkpoint.step, checkpoint.name) != (event.step, event.name):
         reason = f"rank {event.rank} wrote {event.name}, others {checkpoint.name}: the members did not agree"
         fail(decision, checkpoint, reason)
@@ -178,7 +207,7 @@ def shard_written(decision: Decision, event: ShardWritten) -> None:
     )
     decision.put(checkpoint)
     generation = decision.state.generation
-    # Repairs wait for the first shard (the boundary is behind), the seal for the last; between them nothing is due.
+    # Repairs wait for the boundary, the seal for the last shard; between them nothing is due.
     decision.stirred = began or all(shards)
     if all(shards) and generation is not None and generation.members:
         decision.say(f"{checkpoint.request}: all {len(shards)} shards of {checkpoint.name} are written")

@@ -211,6 +211,17 @@ class AcquisitionFailed(_TrainerEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointBegun(_TrainerEvent):
+    """The boundary is behind: a rank's share is copied, and is written while training goes on."""
+
+    request: str
+    generation: GenerationNumber
+    step: Step
+    name: str
+    """Folder name of the checkpoint, for example `step-00000120.g0004`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardWritten(_TrainerEvent):
     """One rank's share of a checkpoint is on durable storage."""
 
@@ -461,6 +472,7 @@ Event = (
     | Validated
     | PartsAcquired
     | AcquisitionFailed
+    | CheckpointBegun
     | ShardWritten
     | CheckpointFailed
     | CheckpointSealed

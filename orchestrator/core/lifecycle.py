@@ -51,7 +51,7 @@ class NodeTrigger(Enum):
 class CheckpointTrigger(Enum):
     """What can happen to a checkpoint."""
 
-    WRITE = "the first shard is written"
+    WRITE = "its boundary is behind"
     SEAL = "its manifest is in place"
     FAIL = "a shard or the seal will not come"
     DAMAGE = "a restore finds it damaged"

@@ -112,8 +112,8 @@ def _dispatch(decision: Decision, event: Event) -> None:  # noqa: C901, PLR0912,
             repair.parts_acquired(decision, event)
         case events.AcquisitionFailed():
             repair.acquisition_failed(decision, event)
-        case events.ShardWritten():
-            checkpoints.shard_written(decision, event)
+        case events.CheckpointBegun() | events.ShardWritten():
+            checkpoints.reported(decision, event)
         case events.CheckpointFailed():
             snapshots.failed(decision, event)
         case events.SnapshotsHeld():

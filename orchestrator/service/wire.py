@@ -218,6 +218,17 @@ def _acquisition_failed(message: pb.AgentMessage, envelope: checked.Envelope) ->
     )
 
 
+def _checkpoint_begun(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
+    said = message.checkpoint_begun
+    return events.CheckpointBegun(
+        **checked.source("checkpoint_begun", said.source, envelope),
+        request=checked.text("checkpoint_begun.request", said.request),
+        generation=checked.generation("checkpoint_begun.generation", said.generation),
+        step=checked.step("checkpoint_begun.step", said.step),
+        name=checked.folder("checkpoint_begun.name", said.name),
+    )
+
+
 def _shard_written(message: pb.AgentMessage, envelope: checked.Envelope) -> events.Event:
     said = message.shard_written
     source = checked.source("shard_written", said.source, envelope)
@@ -314,6 +325,7 @@ _READERS: dict[str, Callable[[pb.AgentMessage, checked.Envelope], events.Event]]
     "validated": _validated,
     "parts_acquired": _parts_acquired,
     "acquisition_failed": _acquisition_failed,
+    "checkpoint_begun": _checkpoint_begun,
     "shard_written": _shard_written,
     "checkpoint_failed": _checkpoint_failed,
     "checkpoint_sealed": _checkpoint_sealed,

@@ -350,11 +350,15 @@ class Training:
             kind = events.CheckpointFailed
             self._agents.report(seat.agent, trainer, kind, request=request, reason=reason)
             return
-        shard = {
+        taken = {
             "request": request,
             "generation": generation.number,
             "step": Step(trainer.step),
             "name": f"step-{trainer.step:08d}.g{generation.number:04d}",
+        }
+        self._agents.report(seat.agent, trainer, events.CheckpointBegun, **taken)
+        shard = {
+            **taken,
             "rank": rank,
             "shard": f'{{"rank": {rank}}}',
             "bytes": 1000,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from worker.agent.messages import (
     AcquisitionFailed,
+    CheckpointBegun,
     CheckpointFailed,
     CheckpointSealed,
     CommunicationFailed,
@@ -130,6 +131,7 @@ PassedOn = (
     | Validated
     | PartsAcquired
     | AcquisitionFailed
+    | CheckpointBegun
     | ShardWritten
     | CheckpointFailed
     | CheckpointSealed

@@ -225,6 +225,16 @@ class AcquisitionFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointBegun:
+    """This rank's share is copied, and is written while training goes on."""
+
+    request: str
+    generation: int
+    step: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardWritten:
     request: str
     generation: int
@@ -355,6 +365,7 @@ Report = (
     | Validated
     | PartsAcquired
     | AcquisitionFailed
+    | CheckpointBegun
     | ShardWritten
     | CheckpointFailed
     | CheckpointSealed

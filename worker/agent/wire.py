@@ -89,6 +89,7 @@ _REPORTS: dict[type[Any], tuple[str, Callable[..., Any]]] = {
     messages.Validated: ("validated", pb.Validated),
     messages.PartsAcquired: ("parts_acquired", pb.PartsAcquired),
     messages.AcquisitionFailed: ("acquisition_failed", pb.AcquisitionFailed),
+    messages.CheckpointBegun: ("checkpoint_begun", pb.CheckpointBegun),
     messages.ShardWritten: ("shard_written", pb.ShardWritten),
     messages.CheckpointFailed: ("checkpoint_failed", pb.CheckpointFailed),
     messages.CheckpointSealed: ("checkpoint_sealed", pb.CheckpointSealed),

@@ -237,7 +237,22 @@ class Donations:
                 self._end_followers(part, reason, standing_only=True)
             else:
                 states[part] = state
-        return states
+        self._refuse_what_cannot_catch_up(states)
+        with self._condition:
+            awaited = dict.fromkeys(part for donation in self._donations for part in donation.waiting)
+        return {part: states[part] for part in awaited if part in states}
+
+    def _refuse_what_cannot_catch_up(self, states: dict[str, PartTensors]) -> None:
+        """Ends claims on so much that the gradients of a single step would overflow the log: copies of gigabytes that
+        slow training down for many steps would all be for nothing. Takes the lock."""
+        limit = self._limits.log_bytes_max
+        with self._condition:
+            for donation in self._donations:
+                asked = [states[part] for part in donation.waiting if part in states]
+                size = sum(state.m.numel() * state.m.element_size() for state in asked)
+                if size > limit:
+                    reason = f"the gradients of a step have {size} bytes, log_bytes_max is {limit}"
+                    self._end(donation, reason, standing_only=True)
 
     def _has_buffers(self, state: PartTensors, alike: int) -> bool:
         """Whether the copy can be made without waiting for fresh memory; if not, the memory is ordered.

@@ -19,6 +19,7 @@ import torch
 
 from worker.agent.messages import (
     Assignment,
+    CheckpointBegun,
     CheckpointFailed,
     CheckpointSealed,
     DeleteCheckpoint,
@@ -113,6 +114,14 @@ class Saves:
             self._report(CheckpointFailed(request=order.request, reason=reason))
         elif isinstance(answer, ShardFailed):
             self._report(CheckpointFailed(request=order.request, reason=str(answer.error)))
+        else:
+            begun = CheckpointBegun(
+                request=order.request,
+                generation=checkpoint.generation,
+                step=checkpoint.step,
+                name=checkpoint.folder,
+            )
+            self._report(begun)
 
     def _finished(self, request: str, outcome: Outcome, stalled_seconds: float) -> None:
         match outcome:

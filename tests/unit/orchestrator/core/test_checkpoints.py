@@ -11,6 +11,7 @@ import pytest
 from orchestrator.core import actions, checkpoints, events
 from orchestrator.core.ids import GenerationNumber, Step
 from orchestrator.core.state import CheckpointPurpose, CheckpointState
+from tests.scenarios import training
 from tests.unit.orchestrator.core.told import NODE_1, NODE_2, TRAINER_1, TRAINER_2, MakeWorld, Told
 
 
@@ -87,6 +88,22 @@ def test_checkpoint_that_is_due_while_regrouping_is_taken_afterwards(make_traini
     assert not world.state.checkpoints
     world.run(1.0)
     assert len(world.state.checkpoints) == 1
+
+
+def test_nobody_waits_for_a_slow_disk(make_training: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the members have their copies a spare is seated, while they write; the checkpoint is sealed all the same."""
+    monkeypatch.setattr(training, "WRITE_SECONDS", 60.0)
+    world = make_training(nodes=2, spares=1)
+    world.say(events.CheckpointRequested, by="ada")
+    world.run(1.0)
+    (checkpoint,) = world.state.checkpoints.values()
+    assert (checkpoint.state, checkpoint.shards) == (CheckpointState.WRITING, ("", ""))
+    world.say(events.DrainRequested, node=NODE_2, by="ada")
+    world.run(10.0)
+    assert world.members == ["node-1/0", "node-3/0"]
+    assert states(world) == [CheckpointState.WRITING]
+    world.run(60.0)
+    assert states(world) == [CheckpointState.SEALED]
 
 
 def test_members_that_wrote_different_steps_did_not_agree(requested: Told) -> None:

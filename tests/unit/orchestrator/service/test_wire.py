@@ -114,6 +114,7 @@ REPORTS: dict[Callable[..., events.Event], dict[str, st.SearchStrategy[Any]]] = 
     events.Validated: {**source, "record": validations},
     events.PartsAcquired: {**source, "acquisition": names, "version": steps},
     events.AcquisitionFailed: {**source, "acquisition": names, "reason": words},
+    events.CheckpointBegun: {**source, **place, "request": names, "name": folders},
     events.ShardWritten: {
         **source, **place, "request": names, "name": folders, "rank": counts, "bytes": steps,
         "shard": st.just("") | names,  # empty: nothing to write

@@ -47,6 +47,7 @@ REPORTS: tuple[said.PassedOn, ...] = (
     ),
     messages.PartsAcquired(acquisition="a-1", version=9),
     messages.AcquisitionFailed(acquisition="a-1", reason="no route"),
+    messages.CheckpointBegun(request="c-1", generation=3, step=9, name="n"),
     messages.ShardWritten(
         request="c-1", generation=3, step=9, name="n", rank=1, shard="{}", bytes=10, stall_seconds=0.5
     ),

@@ -212,6 +212,19 @@ def test_the_log_is_bounded_in_bytes_too() -> None:
     assert donation.ended == LOG_FULL
 
 
+def test_what_could_never_catch_up_is_refused_before_anything_is_copied() -> None:
+    """The gradients of one step alone would overflow the log; who asks for less is served as ever."""
+    trainer, donations = Trainer(LENGTHS), donations_of(log_bytes_max=300)
+    large, small = donations.open(tuple(LENGTHS)), donations.open(EXPERTS[:1])
+    trainer.commit(donations)
+    assert (
+        large.standing_only and large.ended == "the gradients of a step have 360 bytes, log_bytes_max is 300"
+    )
+    assert list(drain(donations, large)) == []
+    assert small.ended is None
+    assert [item.part for item in drain(donations, small)] == [EXPERTS[0]]
+
+
 def test_a_rollback_is_seen_by_its_version() -> None:
     trainer, donations = Trainer(LENGTHS), donations_of()
     for _ in range(5):
