@@ -130,6 +130,7 @@ def test_two_trainers_change_places_for_a_node_more(tmp_path: Path) -> None:
         "pipeline": {"stages": 3},
         "model": {**TINY["model"], "layers": 3, "experts": 4},
         "steps": ENDLESS,
+        "recovery": {"mass_failure_wait_seconds": 1.0},
     }
 
     def seats(run: Run) -> dict[str, int]:
