@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.core import generations, roster
+from orchestrator.core import generations, progress, roster
 from orchestrator.core.decision import Decision
 from orchestrator.core.events import TrainerPhase, TrainerStatus
 
@@ -65,7 +65,7 @@ def _member(decision: Decision, status: TrainerStatus, previous: TrainerStatus |
     if seat is None or seat.start != status.start:
         return
     if previous is None or _place(status) != _place(previous):
-        state.memory.progress_at = decision.at
+        progress.made(decision)
     if status.phase in roster.AT_WORK:
         # Only now: while it restores, a trainer still shows the step that it had before.
         state.committed = max(state.committed, status.step)

@@ -175,21 +175,28 @@ def _remind(decision: Decision, generation: Generation, absent: list[Member]) ->
 
 
 def _stall(decision: Decision) -> bool:
-    """Everybody looks alive and nothing goes on."""
+    """Everybody looks alive and nothing goes on.
+
+    Who waits for nobody is stuck, or computes a step that is longer than any before. It is given up for it, and the
+    next time twice as long is waited: a long step is committed in the end, and who is stuck is restarted meanwhile.
+    """
     state, policy = decision.state, decision.policy
     generation = state.generation
     if generation is None or not roster.all_joined(state) or state.memory.ended:
         return False
     usual = median(state.memory.step_seconds) if state.memory.step_seconds else 0.0
     limit = max(patience.stall_seconds(decision), policy.usual_steps_of_a_stall * usual)
+    limit *= 2.0 ** min(state.memory.stalls, policy.stall_doublings)
     since = max(state.memory.progress_at, state.memory.started_at)
     if decision.at - since < limit:
         return False
     statuses = [roster.status_of(state, each.trainer) for each in generation.members]
     if any(status is not None and status.phase is TrainerPhase.FINISHED for status in statuses):
         return False
-    what = f"made no progress for {decision.at - since:.1f} s"
-    _break_up(decision, generation, _not_waiting(decision, generation), what, since)
+    what, busy = f"made no progress for {decision.at - since:.1f} s", _not_waiting(decision, generation)
+    if busy:
+        state.memory.stalls += 1
+    _break_up(decision, generation, busy, what, since)
     return True
 
 

@@ -2,7 +2,8 @@
 
 With `timeouts.mode: auto` three limits follow the job. A trainer may be silent for a few times the longest silence of
 any trainer of late, a node for a few times the longest gap between heartbeats, and without progress go as many usual
-steps as are plainly too many (median and median absolute deviation, which one slow step does not move). What the job
+steps as are plainly too many (median and median absolute deviation, which one slow step does not move), or a few times
+the longest pause. What the job
 gives in `timeouts` stands until enough steps of a generation are committed, and is never exceeded, so the derived ones
 are at most as long; floors keep them apart in the order in which the given ones must nest (`spec_rules.py`). The hang
 limit is told to the agents, for this generation only. Next: `limits.py`, which waits; `observed.py`, what is known.
@@ -42,17 +43,18 @@ def choose(
     generation: GenerationNumber,
     silence_seconds: float,
     gap_seconds: float,
+    pause_seconds: float,
     steps: Sequence[float],
 ) -> Limits:
     """The limits of a generation, from the longest silence of a trainer, the longest gap between the heartbeats of a
-    node, and the seconds of its last steps."""
+    node, the longest pause of all members together, and the seconds of its last steps."""
     factor = policy.patience_factor
     silence = silence_seconds + given.heartbeat_seconds  # heard of only in the next heartbeat
     gap = max(gap_seconds, given.heartbeat_seconds)
     hang = min(given.hang_seconds, max(policy.shortest_hang_seconds, factor * silence))
     lease = min(given.lease_seconds, max(policy.shortest_lease_seconds, factor * gap))
     step = usual_step_seconds(steps, policy.step_deviations)
-    apart = factor * max(hang, lease)
+    apart = factor * max(hang, lease, pause_seconds)
     stall = min(
         given.stall_seconds,
         max(policy.shortest_stall_seconds, policy.usual_steps_of_a_stall * step, apart),
@@ -61,8 +63,9 @@ def choose(
         f"time-outs of generation {generation} follow what was observed: a trainer is hung after {lasting(hang)} "
         f"without a sign of life (the longest silence of late was {lasting(silence)}), a node is lost after "
         f"{lasting(lease)} without a heartbeat (the longest gap was {lasting(gap)}), and nothing goes on after "
-        f"{lasting(stall)} without progress (a step takes up to {lasting(step)}); the job allows "
-        f"{lasting(given.hang_seconds)}, {lasting(given.lease_seconds)} and {lasting(given.stall_seconds)}"
+        f"{lasting(stall)} without progress (a step takes up to {lasting(step)}, the longest pause was "
+        f"{lasting(pause_seconds)}); the job allows {lasting(given.hang_seconds)}, {lasting(given.lease_seconds)} and "
+        f"{lasting(given.stall_seconds)}"
     )
     return Limits(generation=generation, hang_seconds=hang, lease_seconds=lease, stall_seconds=stall, why=why)
 
@@ -103,7 +106,10 @@ def look(decision: Decision) -> None:
     """Derive the limits once there is enough to go by, and again where they have changed. Called by a timer."""
     state, memory, policy = decision.state, decision.state.memory, decision.policy
     generation, given = state.generation, decision.job.spec.timeouts
-    if given.mode is TimeoutMode.FIXED or generation is None or not roster.all_joined(state):
+    if generation is None or not roster.all_joined(state):
+        return
+    _warn_of_long_steps(decision)
+    if given.mode is TimeoutMode.FIXED:
         return
     most = max(map(len, memory.work_seconds.values()), default=0)
     if min(most, len(memory.step_seconds)) < policy.steps_to_go_by:
@@ -114,6 +120,7 @@ def look(decision: Decision) -> None:
         generation=generation.number,
         silence_seconds=memory.silences.seconds,
         gap_seconds=memory.gaps.seconds,
+        pause_seconds=memory.pauses.seconds,
         steps=memory.step_seconds,
     )
     last = memory.limits
@@ -125,6 +132,23 @@ def look(decision: Decision) -> None:
     memory.leases_from = 0.0  # worked out with the lease of before
     for node in roster.connected(state):
         tell(decision, node)
+
+
+def _warn_of_long_steps(decision: Decision) -> None:
+    """A job nests when it is submitted; whether its collectives outlast its steps only the steps tell."""
+    memory, policy, given = decision.state.memory, decision.policy, decision.job.spec.timeouts
+    step = usual_step_seconds(memory.step_seconds, policy.step_deviations)
+    needed = policy.collective_steps * step
+    if len(memory.step_seconds) < policy.steps_to_go_by:
+        return
+    if needed <= given.collective_seconds or step < policy.noticeable_change * memory.long_step_said:
+        return
+    memory.long_step_said = step
+    decision.say(
+        f"a step takes up to {lasting(step)}, and timeouts.collective_seconds is {given.collective_seconds:g}: it "
+        f"should be {needed:.0f} or more, or the others may give a collective up while a member computes the share of "
+        "two, again and again; go on with that, and with timeouts.regroup_seconds above it"
+    )
 
 
 def _differ(last: Limits, new: Limits, policy: Policy) -> bool:

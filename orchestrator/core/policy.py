@@ -66,6 +66,10 @@ class Policy:
     """Committed steps of a generation, before its time-outs follow from what was observed."""
     usual_steps_of_a_stall: float = 10.0
     """A stall also lasts at least this many usual steps."""
+    collective_steps: float = 2.0
+    """A collective should wait for at least so many usual steps: a member may have the work of two after a loss."""
+    stall_doublings: int = 4
+    """How often the limit of a stall doubles while members compute and no step is committed: sixteen times at most."""
     recent_steps: int = 32
     """Committed steps from which the usual step is taken."""
     acquire_attempts: int = 3

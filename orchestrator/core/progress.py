@@ -19,6 +19,15 @@ def reported(decision: Decision, event: StepCommitted | Validated) -> None:
         step_committed(decision, event)
 
 
+def made(decision: Decision) -> None:
+    """A sign that the members get on. How long there was none is remembered once it is over, where steps are committed:
+    a long step, a measurement, a wait for data."""
+    memory = decision.state.memory
+    if memory.step_began_at > 0.0 and roster.all_joined(decision.state):
+        memory.pauses.note(decision.at, decision.at - max(memory.progress_at, memory.started_at))
+    memory.progress_at = decision.at
+
+
 def step_committed(decision: Decision, event: StepCommitted) -> None:
     """A step is durable: its generation is in force, and all of its members have joined it."""
     state, record = decision.state, event.record
@@ -37,9 +46,9 @@ def step_committed(decision: Decision, event: StepCommitted) -> None:
     state.committed = max(state.committed, record.step)
     if len(record.expert_load) == decision.job.spec.all_experts:
         memory.expert_load = record.expert_load
-    memory.progress_at = decision.at
+    made(decision)
     memory.step_began_at = max(memory.step_began_at, decision.at - record.step_seconds)
-    memory.generations_without_commit = 0
+    memory.generations_without_commit = memory.stalls = 0
     if not roster.all_joined(state):
         absent = [each.trainer for each in generation.members if each.trainer not in state.joined]
         generations.seen_at_work(decision, *absent)

@@ -340,6 +340,12 @@ class Memory:
     """Of trainers at work, each counted when it was over."""
     gaps: Longest = field(default_factory=Longest)
     """Between two heartbeats of a node."""
+    stalls: int = 0
+    """In a row, without a committed step, while somebody computed."""
+    long_step_said: float = 0.0
+    """The usual step for which a collective was said to wait too short."""
+    pauses: Longest = field(default_factory=Longest)
+    """Between two signs of progress of a generation that commits steps."""
     leases_from: float = 0.0
     """No lease can run late before this time, so sweeps before it need not look."""
     silent: set[TrainerId] = field(default_factory=set)

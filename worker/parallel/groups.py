@@ -77,7 +77,14 @@ class Group:
     """The collectives of one generation over all its members. Every call returns whole or raises."""
 
     def __init__(
-        self, backends: Backends, seat: Seat, watch: Watch, pulse: Pulse, device: torch.device
+        self,
+        backends: Backends,
+        seat: Seat,
+        watch: Watch,
+        pulse: Pulse,
+        device: torch.device,
+        *,
+        collective_seconds: float,
     ) -> None:
         self._backends: Backends | None = backends
         self._exchange = seat.exchange
@@ -90,6 +97,9 @@ class Group:
         self.generation = seat.generation
         self.rank = seat.rank
         self.world = seat.world
+        self.timed_out = False
+        """A collective was waited for as long as the group waits, in vain."""
+        self._collective_seconds = collective_seconds
         self.on_operation: Callable[[str], None] | None = None
         """Called with the name of each operation before it starts (fault injection in the middle of a phase)."""
         self.tokens = TokenExchange(self, seat)
@@ -280,6 +290,7 @@ class Group:
             else:
                 self._wait_on_host(name, work)
         except RuntimeError as error:
+            self.timed_out |= time.monotonic() - began >= self._collective_seconds
             raise self._failed(name, error) from error
         finally:
             pulse.waiting = False
@@ -435,4 +446,4 @@ def build_group(
         pulse.waiting = False
     if failure:
         raise CommunicationError(f"generation {seat.generation}: {_first_line(failure[0])}") from failure[0]
-    return Group(result[0], seat, watch, pulse, device)
+    return Group(result[0], seat, watch, pulse, device, collective_seconds=collective_seconds)

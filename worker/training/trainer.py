@@ -45,6 +45,7 @@ from worker.parallel.dispatch import AllToAllDispatcher, LocalDispatcher
 from worker.parallel.groups import Group, Watch, build_group, serve_store
 from worker.parallel.handshake import ABSENT
 from worker.parallel.mesh import Mesh, mesh_of
+from worker.parallel.patience import Patience
 from worker.parallel.pipeline import line_of
 from worker.parallel.pulse import Pulse
 from worker.parallel.reduce import ReplicaReduction, plan_replicas
@@ -312,6 +313,7 @@ class Body:
         self._ranks: tuple[tuple[int, ...], ...] = ()
         self._group: Group | None = None
         self._begun = ABSENT
+        self._patience = Patience()
         frame.pulse.on_enter = self._faults.strike
 
     def ready(self) -> Ready:
@@ -364,7 +366,7 @@ class Body:
             pulse=self._pulse,
             device=self._device,
             regroup_seconds=float(timeouts["regroup_seconds"]),
-            collective_seconds=float(timeouts["collective_seconds"]),
+            collective_seconds=self._patience.seconds(float(timeouts["collective_seconds"])),
         )
         entry = enter(
             Entrance(
@@ -490,5 +492,6 @@ class Body:
         """See `loop.Seating`."""
         if self._group is not None:
             self._meter.write()
+            self._patience.heed(timed_out=self._group.timed_out)
             self._group.abandon()
             self._group = None

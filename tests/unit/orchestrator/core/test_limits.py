@@ -124,6 +124,38 @@ def test_stalled_member_stands_out_by_not_waiting(make_training: MakeWorld) -> N
     assert [action.trainer for action in world.performed(actions.RestartTrainer)] == [TRAINER_3]
 
 
+def test_who_computes_is_given_twice_as_long_after_each_stall(make_training: MakeWorld) -> None:
+    """A first step that is longer than the limit must not be broken up for ever."""
+    world = make_training()
+    hasten(world, stall_seconds=2.0, usual_steps_of_a_stall=0.0)
+    world.state.memory.stalls = 1
+    world.at += 2.5
+    _beat(world, busy=NODE_3)
+    world.at += 2.5
+    _beat(world, busy=NODE_3)
+    world.say(events.LeasesDue)
+    assert world.incidents == []
+    world.at += 2.0
+    _beat(world, busy=NODE_3)
+    world.say(events.LeasesDue)
+    assert len(world.incidents) == 1 and world.state.memory.stalls == 2
+
+
+def test_a_committed_step_ends_the_row_of_stalls(make_training: MakeWorld) -> None:
+    world = make_training()
+    world.state.memory.stalls = 2
+    world.run(2.0)
+    assert world.state.memory.stalls == 0
+
+
+def test_where_all_wait_nobody_computes_and_the_limit_stays(make_training: MakeWorld) -> None:
+    world = make_training()
+    hasten(world, stall_seconds=1.0, usual_steps_of_a_stall=0.0)
+    world.training.paused = True
+    world.run(5.0)
+    assert world.incidents and world.state.memory.stalls == 0
+
+
 def test_slow_step_is_no_stall(make_training: MakeWorld) -> None:
     """The limit grows with the usual step."""
     world = make_training()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core import actions, patience, spec_rules
+from orchestrator.core import actions, events, patience, spec_rules
 from orchestrator.core.ids import GenerationNumber
 from orchestrator.core.observed import SPAN_SECONDS, SPANS, Limits, Longest
 from orchestrator.core.policy import Policy
@@ -25,6 +25,7 @@ def chosen(
     *,
     silence: float = 0.1,
     gap: float = 0.2,
+    pause: float = 0.1,
     steps: tuple[float, ...] = (0.4,) * 32,
 ) -> Limits:
     return patience.choose(
@@ -33,6 +34,7 @@ def chosen(
         generation=GenerationNumber(1),
         silence_seconds=silence,
         gap_seconds=gap,
+        pause_seconds=pause,
         steps=steps,
     )
 
@@ -54,6 +56,7 @@ def test_one_slow_step_moves_nothing_and_slow_steps_do() -> None:
 def test_pauses_that_were_survived_are_given_room() -> None:
     assert chosen(silence=0.5).hang_seconds == pytest.approx(2.8)
     assert chosen(gap=0.6).lease_seconds == pytest.approx(2.4)
+    assert chosen(pause=6.0).stall_seconds == pytest.approx(24.0)
     assert chosen(silence=9.0, gap=9.0).hang_seconds == GIVEN.hang_seconds, "never longer than the job says"
 
 
@@ -82,13 +85,14 @@ def timeouts(draw: st.DrawFn) -> TimeoutSpec:
     spec=timeouts(),
     silence=st.floats(0.0, 1e4),
     gap=st.floats(0.0, 1e4),
+    pause=st.floats(0.0, 1e4),
     steps=st.lists(st.floats(0.0, 1e4), max_size=32).map(tuple),
 )
 def test_whatever_was_observed_they_nest_and_are_at_most_what_the_job_gives(
-    spec: TimeoutSpec, silence: float, gap: float, steps: tuple[float, ...]
+    spec: TimeoutSpec, silence: float, gap: float, pause: float, steps: tuple[float, ...]
 ) -> None:
     assert not spec_rules.problems(replace(JOB, timeouts=spec))
-    limits = chosen(spec, silence=silence, gap=gap, steps=steps)
+    limits = chosen(spec, silence=silence, gap=gap, pause=pause, steps=steps)
     assert limits.hang_seconds <= spec.hang_seconds
     assert limits.lease_seconds <= spec.lease_seconds
     assert limits.stall_seconds <= spec.stall_seconds
@@ -145,6 +149,24 @@ def test_a_fixed_job_derives_nothing(make_training: MakeWorld) -> None:
     assert not told(fixed) and fixed.state.memory.limits is None
 
 
+def long_steps(world: Told) -> int:
+    return sum("timeouts.collective_seconds is 120" in text for text in world.said)
+
+
+def test_steps_that_a_collective_would_not_wait_for_are_said_once(make_training: MakeWorld) -> None:
+    """Whatever the mode: that steps and collectives nest cannot be known before there are steps."""
+    world = make_training()
+    world.say(events.RedundancyScanDue)
+    assert long_steps(world) == 0
+    for seconds, said in ((50.0, 0), (70.0, 1), (80.0, 1), (100.0, 2)):
+        world.state.memory.step_seconds = (seconds,) * 32
+        world.say(events.RedundancyScanDue)
+        assert long_steps(world) == said
+    assert world.heard(
+        "a step takes up to 70 s, and timeouts.collective_seconds is 120: it should be 140 or more"
+    )
+
+
 def test_of_who_never_speaks_again_nothing_is_learned(world: Told) -> None:
     before = world.state.memory.silences.seconds
     world.stop_trainer(TRAINER_2)
@@ -154,6 +176,23 @@ def test_of_who_never_speaks_again_nothing_is_learned(world: Told) -> None:
     (incident,) = world.incidents
     assert incident.detected_at - incident.first_sign_at < world.spec.timeouts.hang_seconds / 2
     assert "from what was observed" in incident.cause
+
+
+def test_a_pause_of_all_that_ended_is_remembered_and_one_that_did_not_is_not(world: Told) -> None:
+    """A long measurement, or data that come late: the next one must not look like the end."""
+    assert world.state.memory.pauses.seconds < 1.0
+    world.training.paused = True
+    world.run(7.0)
+    world.training.paused = False
+    world.run(1.0)
+    assert world.incidents == [] and world.state.memory.pauses.seconds == pytest.approx(7.0, abs=0.6)
+    world.run(10.0)
+    assert world.state.memory.limits is not None
+    assert world.state.memory.limits.stall_seconds == pytest.approx(28.0, abs=2.4)
+    world.training.paused = True
+    world.run(40.0)
+    assert [each.kind.value for each in world.incidents][:1] == ["communication"]
+    assert world.state.memory.pauses.seconds == pytest.approx(7.0, abs=0.6)
 
 
 def test_a_new_generation_begins_with_what_the_job_gives(world: Told) -> None:
