@@ -326,8 +326,10 @@ class TimeoutSpec:
     hang_seconds: float = 3.0
     """A trainer without a sign of life for this long is stopped or stuck."""
     stall_seconds: float = 60.0
-    """No step for this long (and ten times the usual step) while everybody looks alive: break it up."""
+    """No step for this long (and ten times the usual step) while everybody looks alive: break it up. After a stall in
+    which somebody computed, the next one is given twice as long."""
     collective_seconds: float = 120.0
+    """After one that was waited for in vain, the next ones are given twice as long."""
     regroup_seconds: float = 150.0
     start_seconds: float = 180.0
     acquire_seconds: float = 300.0
