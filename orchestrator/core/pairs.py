@@ -181,12 +181,26 @@ def _conclude(decision: Decision, check: PairCheck) -> None:
         _again(decision, check, verdict)
         return
     memory.check_attempts.pop(node, None)
+    if check.purpose is PairPurpose.CONFIRM_SLOW and _once_more(decision, check, verdict):
+        return
     if check.purpose is PairPurpose.CONFIRM_SLOW:
         stragglers.confirmed(decision, check.candidate, verdict)
     elif verdict.finding is Finding.SOUND:
         quarantine.end(decision, node, f"its pair check with {check.partner} has passed")
     else:
         quarantine.begin(decision, node, f"its pair check with {check.partner} has failed: {verdict.text}")
+
+
+def _once_more(decision: Decision, check: PairCheck, verdict: Verdict) -> bool:
+    """A member that works is called slow when a second check says so; a wrong answer needs none."""
+    memory, node = decision.state.memory, node_of(check.candidate)
+    found = memory.slow_checks.pop(node, 0) + 1
+    if verdict.finding is not Finding.SLOW or found >= decision.policy.slow_checks:
+        return False
+    memory.slow_checks[node] = found
+    memory.check_not_before[node] = decision.at + decision.policy.check_pause_seconds
+    decision.say(f"{check.candidate} is checked once more, since one measurement may have met a busy moment")
+    return True
 
 
 def _again(decision: Decision, check: PairCheck, verdict: Verdict) -> None:

@@ -52,6 +52,8 @@ class Policy:
     """Before a pair check that proved nothing is made again."""
     check_attempts: int = 3
     """Pair checks in a row that may prove nothing."""
+    slow_checks: int = 2
+    """In a row, that must find a member slow before it loses its seat: one may have met a busy moment."""
     patience_factor: float = 4.0
     """Derived time-outs: so many times the longest that was observed of who was sound."""
     shortest_hang_seconds: float = 1.2

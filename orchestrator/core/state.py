@@ -401,6 +401,8 @@ class Memory:
     checks_made: int = 0
     check_attempts: dict[NodeId, int] = field(default_factory=dict)
     """Checks in a row that proved nothing."""
+    slow_checks: dict[NodeId, int] = field(default_factory=dict)
+    """In a row that found a member of the node slow."""
     check_not_before: dict[NodeId, float] = field(default_factory=dict)
     check_without_partner: frozenset[NodeId] = frozenset()
     """Nodes that were said to wait for a partner."""

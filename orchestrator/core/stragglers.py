@@ -254,6 +254,7 @@ def look(decision: Decision) -> None:
     recovered = [trainer for trainer in memory.stragglers if trainer not in names]
     for trainer in recovered:
         memory.straggling_since.pop(trainer, None)
+        memory.slow_checks.pop(node_of(trainer), None)
     if recovered:
         decision.say(f"{listed(recovered)} does not make the others wait any more")
     memory.stragglers = names
@@ -305,7 +306,7 @@ def confirmed(decision: Decision, trainer: TrainerId, verdict: Verdict) -> None:
     if not roster.members_on(decision.state.generation, node) or health.kept_out(decision.state, node):
         return
     words = decision.state.memory.straggler_words.get(trainer, f"{trainer} makes the others wait")
-    cause = f"{words}; a pair check confirms it: {verdict.text}"
+    cause = f"{words}; pair checks confirm it: {verdict.text}"
     incident = incidents.open_incident(
         decision, kind=IncidentKind.STRAGGLER, node=node, cause=cause, first_sign_at=decision.at
     )

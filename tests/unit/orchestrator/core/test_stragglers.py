@@ -16,6 +16,7 @@ from tests.scenarios.play import FAST
 from tests.unit.orchestrator.core.told import (
     NODE_2,
     NODE_3,
+    NODE_5,
     TRAINER_1,
     TRAINER_2,
     TRAINER_3,
@@ -249,6 +250,18 @@ def test_a_pair_check_that_finds_nothing_leaves_it_in_its_seat(make_training: Ma
     assert world.heard("keeps its seat: a pair check found nothing wrong with it")
     assert "node-3/0" in world.members
     assert world.incidents == []
+
+
+def test_one_measurement_in_a_busy_moment_costs_nobody_a_seat(make_training: MakeWorld) -> None:
+    """A second one must say the same; here it does not."""
+    world = make_training(FAST)
+    world.agents.slowness[NODE_3] = 3.0
+    world.run_until(lambda: world.heard("is checked once more"), 20.0)
+    world.agents.slowness[NODE_5] = 3.0
+    world.run(8.0)
+    assert world.heard("keeps its seat: a pair check found nothing wrong with it")
+    assert world.incidents == [] and "node-3/0" in world.members
+    assert world.state.memory.slow_checks == {}
 
 
 def test_without_enough_steps_nobody_is_judged(make_training: MakeWorld) -> None:
