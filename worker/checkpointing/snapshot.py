@@ -21,6 +21,9 @@ from worker.checkpointing.names import KINDS
 from worker.checkpointing.parts import PartTensors, byte_view, precision_of
 from worker.checkpointing.pinning import PinnedMemory, cuts
 
+RETURN_SECONDS = 900.0
+"""How long memory that a snapshot lies in is waited for; a disk that takes longer does not write checkpoints."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -56,7 +59,7 @@ class SnapshotBuffer:
     def __init__(self, *, device: torch.device | None = None) -> None:
         """For the copies of a GPU, `device`, what `reserve` makes is pinned."""
         self._device = device if device is not None and device.type == "cuda" else None
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._buffer: Tensor | None = None
         self._pinned: PinnedMemory | None = None
         self._out: int | None = None
@@ -66,10 +69,11 @@ class SnapshotBuffer:
         """Makes the buffer beforehand and touches each page, so that the first snapshot costs what the others do.
 
         Takes its time, and no other call waits for it: a snapshot that is wanted meanwhile is made in fresh memory.
-        Nothing is done while a snapshot is out. Raises MemoryError.
+        While a snapshot is out it waits, `RETURN_SECONDS` at most. Raises MemoryError.
         """
         with self._lock:
-            if self._out is not None or self._ready(elements, dtype):
+            back = self._lock.wait_for(lambda: self._out is None, RETURN_SECONDS)
+            if not back or self._ready(elements, dtype):
                 return
             old = self._pinned
             self._buffer = self._pinned = None  # freed first: old and new together may be more than there is
@@ -101,6 +105,7 @@ class SnapshotBuffer:
         with self._lock:
             assert self._out == snapshot.step
             self._out = None
+            self._lock.notify_all()
 
     def _adopt(self, made: Tensor, pinned: PinnedMemory | None) -> bool:
         with self._lock:

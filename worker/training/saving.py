@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from worker.agent.messages import (
     Assignment,
     CheckpointBegun,
@@ -69,7 +67,10 @@ class Saves:
         self._before_shard = before_shard
         buffer = SnapshotBuffer(device=state.dense_P.device)
         self._buffer = buffer
-        self._reserving: threading.Thread | None = None
+        self._room = threading.Lock()
+        self._wanted = 0
+        """Elements that this rank's share has."""
+        self._making_room = False
         self._writer = CheckpointWriter(storage=self._storage, buffer=buffer, limits=WriteLimits())
         self._chores: queue.Queue[SealCheckpoint | DeleteCheckpoint] = queue.Queue(_CHORES_LIMIT)
         threading.Thread(target=self._do_chores, name="checkpoint-chores", daemon=True).start()
@@ -79,14 +80,29 @@ class Saves:
 
         Fresh memory costs many times as much as the copy, pinned memory most of all (0.6 s per GiB).
         """
-        if self._reserving is not None and self._reserving.is_alive():
-            return
         pieces = shares_of(self._state, assignment)[assignment.rank]
-        elements = sum(len(KINDS) * piece.length for piece in pieces)
-        self._reserving = threading.Thread(
-            target=_reserve, args=(self._buffer, elements, self._state.dense_P.dtype), daemon=True
-        )
-        self._reserving.start()
+        with self._room:
+            self._wanted = sum(len(KINDS) * piece.length for piece in pieces)
+            if self._making_room:
+                return
+            self._making_room = True
+        threading.Thread(target=self._make_room, name="checkpoint-memory", daemon=True).start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is memory for a copy. Made on the spot it holds training up for many times as long."""
+        return not self._making_room
+
+    def _make_room(self) -> None:
+        made = 0
+        while True:
+            with self._room:
+                if self._wanted == made:
+                    self._making_room = False
+                    return
+                made = self._wanted
+            with contextlib.suppress(MemoryError):  # the checkpoint will say so
+                self._buffer.reserve(made, self._state.dense_P.dtype)
 
     def take(self, order: TakeCheckpoint, assignment: Assignment, stalled_seconds: float = 0.0) -> None:
         """Snapshot this rank's share at the current version and have it written (training thread).
@@ -223,8 +239,3 @@ class Saves:
         self._state.load(experts, 0, stage=stage)
         parts = [numbers.dense(stage), *map(numbers.expert, sorted(experts))]
         read_base(self._state, self._identity, parts, after_chunk)
-
-
-def _reserve(buffer: SnapshotBuffer, elements: int, dtype: torch.dtype) -> None:
-    with contextlib.suppress(MemoryError):  # the checkpoint will say so
-        buffer.reserve(elements, dtype)

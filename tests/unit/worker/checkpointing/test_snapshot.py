@@ -81,6 +81,19 @@ def test_a_snapshot_does_not_wait_for_memory_that_is_made_ready() -> None:
     buffer.give_back(snapshot)
 
 
+def test_memory_that_a_snapshot_lies_in_is_waited_for() -> None:
+    """A larger one is wanted while the last checkpoint is written: it is there when that is done."""
+    states = {"dense": part_state(10, 1)}
+    buffer = SnapshotBuffer()
+    snapshot = taken(buffer.take(step=1, pieces=PIECES[:1], states=states))
+    reserving = threading.Thread(target=buffer.reserve, args=(100, torch.float32))
+    reserving.start()
+    assert reserving.is_alive() and not buffer._ready(100, torch.float32)
+    buffer.give_back(snapshot)
+    reserving.join(WAIT_SECONDS)
+    assert buffer._ready(100, torch.float32)
+
+
 def test_pinned_memory_that_is_too_small_is_let_go_by_another_thread() -> None:
     """It takes its time, and training stands still meanwhile."""
     releasers: list[threading.Thread] = []
