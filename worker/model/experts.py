@@ -162,9 +162,10 @@ class _GroupedSwiglu(torch.autograd.Function):
         sink1, sink3, sink2 = _by_slot(totals, ctx.sinks)
         gate_RF, up_RF = both_RG.chunk(2, dim=1)
         grad_hidden_RF = _grouped(grad_RD, w2_EDF, end_E)
-        grad_both_RG = torch.cat(
-            _swiglu_backward(grad_hidden_RF, gate_RF, functional.silu(gate_RF), up_RF), dim=1
-        )
+        grad_both_RG = torch.empty_like(both_RG)
+        grad_gate_RF, grad_up_RF = grad_both_RG.chunk(2, dim=1)
+        torch.mul(grad_hidden_RF, functional.silu(gate_RF), out=grad_up_RF)
+        torch.ops.aten.silu_backward.grad_input(grad_hidden_RF.mul_(up_RF), gate_RF, grad_input=grad_gate_RF)
         grad_x_RD = _grouped(grad_both_RG, w13_EGD, end_E)
         if x_RD.shape[0] > 0:
             if any(sink is not None for sink in sink2):
