@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from orchestrator.core.events import (
@@ -71,23 +72,35 @@ class Inbox:
     def put(self, event: Event) -> bool:
         """Queue an event. Never blocks; False when there is no room for its kind, or when the inbox is closed."""
         with self._changed:
-            if self._closed:
-                return False
-            if isinstance(event, _TIMERS) and type(event) in self._timers:
-                return True
-            heartbeat = isinstance(event, HeartbeatReceived)
-            waiting = self._heartbeats.get(event.node) if isinstance(event, HeartbeatReceived) else None
-            if waiting is not None:
-                waiting.event = event
-                return True
-            if len(self._slots) >= (self._heartbeat_limit if heartbeat else self._capacity):
-                return False
-            node = _node_of(event)
-            if node is not None and self._by_node.get(node, 0) >= self._node_limit:
-                return False
-            self._append(event, node)
+            taken = self._put(event)
+            if taken:
+                self._changed.notify()
+            return taken
+
+    def put_heartbeats(self, heartbeats: Collection[HeartbeatReceived]) -> None:
+        """Queue many, and wake the other thread once; those that find no room are dropped."""
+        with self._changed:
+            for event in heartbeats:
+                self._put(event)
             self._changed.notify()
+
+    def _put(self, event: Event) -> bool:
+        if self._closed:
+            return False
+        if isinstance(event, _TIMERS) and type(event) in self._timers:
             return True
+        heartbeat = isinstance(event, HeartbeatReceived)
+        waiting = self._heartbeats.get(event.node) if isinstance(event, HeartbeatReceived) else None
+        if waiting is not None:
+            waiting.event = event
+            return True
+        if len(self._slots) >= (self._heartbeat_limit if heartbeat else self._capacity):
+            return False
+        node = _node_of(event)
+        if node is not None and self._by_node.get(node, 0) >= self._node_limit:
+            return False
+        self._append(event, node)
+        return True
 
     def take(self, timeout: float) -> Event | None:
         """The oldest event; None when none came within `timeout` seconds or when `wake` was called."""
@@ -97,15 +110,28 @@ class Inbox:
             self._woken = False
             if not self._slots:
                 return None
-            slot = self._slots.popleft()
-            event = slot.event
-            self._let_go(slot.node)
-            if isinstance(event, HeartbeatReceived):
-                if self._heartbeats.get(event.node) is slot:
-                    del self._heartbeats[event.node]
-            elif isinstance(event, _TIMERS):
-                self._timers.discard(type(event))
-            return event
+            return self._pop()
+
+    def take_heartbeats(self, limit: int) -> Sequence[HeartbeatReceived]:
+        """The heartbeats that are next, without waiting: thousands a second need not be taken one by one."""
+        taken: list[HeartbeatReceived] = []
+        with self._changed:
+            while len(taken) < limit and self._slots and isinstance(self._slots[0].event, HeartbeatReceived):
+                event = self._pop()
+                assert isinstance(event, HeartbeatReceived)
+                taken.append(event)
+        return taken
+
+    def _pop(self) -> Event:
+        slot = self._slots.popleft()
+        event = slot.event
+        self._let_go(slot.node)
+        if isinstance(event, HeartbeatReceived):
+            if self._heartbeats.get(event.node) is slot:
+                del self._heartbeats[event.node]
+        elif isinstance(event, _TIMERS):
+            self._timers.discard(type(event))
+        return event
 
     def wake(self) -> None:
         """Have `take` return, for there is something else to do."""

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from orchestrator.controller.controller import Controller
 from orchestrator.controller.inbox import Inbox
 from orchestrator.controller.ports import StoreError
-from orchestrator.core.events import Event
+from orchestrator.core.events import Event, HeartbeatReceived
 from orchestrator.core.state import ClusterState
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 QUESTION_LIMIT = 1024
 """Questions about the state that wait at most."""
+HEARTBEATS_IN_A_TURN = 255
+"""Behind the first: a few milliseconds, in which questions and chores wait."""
 IDLE_SECONDS = 1.0
 """Longest sleep of the thread when no chore is due."""
 
@@ -123,10 +125,13 @@ class Runner:
             self._on_fatal(self.fatal)
 
     def _turn(self) -> bool:
-        """One event, then everything that waits beside events. False when all is done."""
+        """One event, or heartbeats that wait together, then what waits beside events. False when all is done."""
         event = self._inbox.take(timeout=0.0 if self._stopping.is_set() else self._until_next_chore())
         if event is not None:
             self._controller.handle(event)
+        if isinstance(event, HeartbeatReceived):
+            for another in self._inbox.take_heartbeats(HEARTBEATS_IN_A_TURN):
+                self._controller.handle(another)
         self._answer_questions()
         self._do_chores()
         return event is not None or not self._stopping.is_set() or len(self._inbox) > 0

@@ -7,6 +7,7 @@ Next: `recovery.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
 
 from orchestrator.core import (
@@ -53,6 +54,7 @@ def _expired_leases(decision: Decision) -> list[Departure]:
     """Nodes without a heartbeat for too long; the late ones become suspect."""
     state = decision.state
     expired: list[Departure] = []
+    doubtful: dict[NodeId, float] = {}
     if decision.at < state.memory.leases_from:
         return expired
     lease = patience.lease_seconds(decision)
@@ -74,9 +76,27 @@ def _expired_leases(decision: Decision) -> list[Departure]:
             cause = f"{node} is lost: no heartbeat for {silent:.1f} s (the lease is {lasting(lease)})"
             expired.append(Departure(node=node, cause=cause, first_sign_at=seen))
         elif silent >= suspect and entity.state is not NodeState.SUSPECT:
-            decision.move_node(node, NodeTrigger.SUSPECT, f"no heartbeat for {silent:.1f} s")
-            decision.say(f"{node} is suspect: no heartbeat for {silent:.1f} s")
+            doubtful[node] = silent
+    _suspect(decision, doubtful)
     return expired
+
+
+def _suspect(decision: Decision, silent: Mapping[NodeId, float]) -> None:
+    """Nodes that are late, with how long nothing was heard of them; so many at once are nobody's own fault."""
+    memory = decision.state.memory
+    if len(silent) > decision.policy.suspects_at_once:
+        if not memory.many_late:
+            least = min(silent.values())
+            decision.say(
+                f"{len(silent)} nodes are late at once, by {least:.1f} s or more: this controller was held up, or its "
+                "network. None is suspect for that; their leases run on"
+            )
+        memory.many_late = True
+        return
+    memory.many_late = False
+    for node, seconds in silent.items():
+        decision.move_node(node, NodeTrigger.SUSPECT, f"no heartbeat for {seconds:.1f} s")
+        decision.say(f"{node} is suspect: no heartbeat for {seconds:.1f} s")
 
 
 def _cut_off_while_regrouping(decision: Decision) -> list[Departure]:

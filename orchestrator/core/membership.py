@@ -104,7 +104,8 @@ def heartbeat(decision: Decision, event: HeartbeatReceived) -> None:
         return
     if node.state is NodeState.SUSPECT:
         come_back(decision, event.node, "its heartbeat is back")
-        decision.stirred = True
+        # What it makes possible is seen by the next sweep: after a hiccup of ours thousands come back one by one.
+        state.memory.resting = False
     heartbeats.infer(decision, event.trainers, before)
     replaced = _vanished(decision, event.node, event.trainers, before)
     if replaced:
@@ -119,10 +120,13 @@ def disconnected(decision: Decision, event: NodeDisconnected) -> None:
     if node is None or node.incarnation != event.incarnation or node.state not in HEARD_OF:
         return
     state.views[event.node].connected = False
+    # The next sweep sees what follows besides, once for the thousands of streams that a broken network may end.
+    decision.stirred = state.memory.resting = False
     if node.state is not NodeState.SUSPECT:
         decision.move_node(event.node, NodeTrigger.SUSPECT, f"its stream broke: {event.reason}")
     decision.say(f"{event.node} is suspect: its stream broke ({event.reason})")
     if state.memory.blame is not None:
+        decision.stirred = True
         lose_unreachable(decision)
 
 

@@ -34,6 +34,9 @@ class Policy:
     checkpoint_seconds: float
     """From the request to the seal; a checkpoint moves as many bytes as an acquisition."""
 
+    suspects_at_once: int = 32
+    """When more nodes than this are late in the same sweep, it is this controller that did not get to hearing them, or
+    its network: to store that each is suspect, and then that it is not, would keep it from hearing them the longer."""
     shortest_snapshot_seconds: float = 60.0
     """From the order of a snapshot to its being held twice; it is waited for longer where the last ones took long."""
     remind_seconds: float = 5.0

@@ -149,6 +149,8 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
     spares = roster.free(state, policy)
     empty = roster.seats(job.spec.cluster) - len(generation.members)
     leaving = _leaving(state, generation) | stragglers.swapped(state, len(spares), empty)
+    if not leaving and not empty and state.memory.whole is generation:
+        return None
     kept = tuple(each for each in generation.members if node_of(each.trainer) not in leaving)
     vacant = roster.seats(job.spec.cluster) - len(kept)
     able = [each for each in spares if not _given_up(state, policy, at, each.trainer)]
@@ -172,6 +174,8 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
         before, members, depth, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full, domains
     )
     if not newcomers and not leaving and not moved and after == before:
+        if not gaps and not vacant:
+            state.memory.whole = generation
         return None
     if placement.lost_experts(after):
         return None

@@ -348,6 +348,8 @@ class Memory:
     """Between two signs of progress of a generation that commits steps."""
     leases_from: float = 0.0
     """No lease can run late before this time, so sweeps before it need not look."""
+    many_late: bool = False
+    """It was said that too many nodes are late at once to suspect each."""
     silent: set[TrainerId] = field(default_factory=set)
     """Trainers that their agent had not heard of for too long when it last spoke."""
     resting: bool = False
@@ -366,6 +368,9 @@ class Memory:
     thin: tuple[int, ...] = ()
     """Experts on fewer nodes than asked for, in generation `thin_in`."""
     thin_in: GenerationNumber = NO_GENERATION
+    whole: Generation | None = None
+    """A generation with all its seats and replicas: until somebody is to leave, nothing can be better. Thousands of
+    nodes that register after the start need not be looked through each time to find that out."""
     repair: Repair | None = None
     repair_awaits: str = ""
     """What repair was last said to wait for in this generation."""

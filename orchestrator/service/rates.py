@@ -52,13 +52,17 @@ class Buckets:
     def take(self, peer: Hashable, amount: float = 1.0) -> bool:
         """Take from a peer's bucket; False when it is empty."""
         now = self._clock()
+        return self.of(peer, now).take(now, amount)
+
+    def of(self, peer: Hashable, now: float) -> Bucket:
+        """A peer's bucket, for one who takes from it so often that it is worth keeping at hand."""
         bucket = self._buckets.get(peer)
         if bucket is None:
             bucket = self._buckets[peer] = Bucket(self._rate, now)
             if len(self._buckets) > self._peers_max:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(peer)
-        return bucket.take(now, amount)
+        return bucket
 
     def __len__(self) -> int:
         return len(self._buckets)

@@ -87,9 +87,10 @@ class Server:
         self, *, worker: worker_pb2_grpc.WorkerServicer, admin: admin_pb2_grpc.AdminServicer
     ) -> None:
         """Serve, and say so to health checks."""
-        # Orders leave as bytes that were serialised once, however many agents they go to.
-        session = grpc.stream_stream_rpc_method_handler(
-            worker.Session, worker_pb2.AgentMessage.FromString, bytes
+        # Orders leave as bytes that were serialised once, however many agents they go to; reports come as bytes, and
+        # the Worker service refuses what is none.
+        session: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+            worker.Session, None, bytes
         )
         handlers = grpc.method_handlers_generic_handler(WORKER_SERVICE, {"Session": session})
         self._server.add_generic_rpc_handlers((handlers,))
@@ -121,6 +122,9 @@ def _options(limits: ServerLimits) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_seconds * milliseconds)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
+        # Each message would be followed by a ping and its answer, to learn how much data the connection could hold at
+        # once: twice the work for streams of a few hundred bytes a second.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", int(limits.client_ping_seconds * milliseconds)),
     ]
 

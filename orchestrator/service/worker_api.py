@@ -11,12 +11,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, get_args
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from orchestrator.controller.ports import Clock
 from orchestrator.core import actions
@@ -26,7 +27,8 @@ from orchestrator.service import checked, wire
 from orchestrator.service.access import CALLER
 from orchestrator.service.assignments import Assignments
 from orchestrator.service.causes import Causes
-from orchestrator.service.rates import Buckets, Rate
+from orchestrator.service.heartbeats import Heartbeats
+from orchestrator.service.rates import Bucket, Buckets, Rate
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 _TO_NODE = get_args(wire.ToNode)
+_EOF: Any = grpc.aio.EOF  # what `read` gives at the end, though its type does not say so
 HOLDS_LIMIT = 4
 """Generations that are remembered to be held by an agent; it keeps as many."""
 
@@ -43,6 +46,14 @@ class Inbox(Protocol):
 
     def put(self, event: Event) -> bool:
         """Never blocks, callable from any thread. False when the queue is full: try again a little later."""
+        ...
+
+
+class StreamInbox(Inbox, Protocol):
+    """The same for streams, on which heartbeats come."""
+
+    def put_heartbeats(self, heartbeats: Collection[HeartbeatReceived]) -> None:
+        """The same for many at once; those that find no room are dropped, for the next ones say all that they said."""
         ...
 
 
@@ -82,15 +93,23 @@ class _Session:
     """One open stream of one node. Lives on the event loop; `welcomed` alone is read from other threads."""
 
     def __init__(
-        self, registered: NodeRegistered, context: grpc.aio.ServicerContext[Any, bytes], limit: int
+        self,
+        registered: NodeRegistered,
+        context: grpc.aio.ServicerContext[bytes, bytes],
+        *,
+        limit: int,
+        messages: Bucket,
+        bytes_: Bucket,
     ) -> None:
+        self.messages, self.bytes = messages, bytes_
+        """What its node may send."""
         self.node = registered.node
         self.incarnation = registered.incarnation
         self.welcomed = False
         self.ending: asyncio.Future[_Ending] = asyncio.get_running_loop().create_future()
         self.holds: tuple[GenerationNumber, ...] = ()
         """Generations that the agent holds whole. The controller's thread alone reads and writes it once welcomed."""
-        self._context = context
+        self.context = context
         self._limit = limit
         self._outgoing: deque[bytes] = deque()
         self._writing: asyncio.Task[None] | None = None
@@ -133,7 +152,7 @@ class _Session:
 
     async def _write(self) -> None:
         while self._outgoing:
-            await self._context.write(self._outgoing.popleft())
+            await self.context.write(self._outgoing.popleft())
 
     def _written(self, writing: asyncio.Task[None]) -> None:
         self._writing = None
@@ -150,7 +169,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
     def __init__(
         self,
         *,
-        inbox: Inbox,
+        inbox: StreamInbox,
         clock: Clock,
         causes: Causes,
         copy_token: str,
@@ -168,6 +187,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
         self._messages = Buckets(self._limits.messages, time.monotonic)
         self._bytes = Buckets(self._limits.bytes, time.monotonic)
         self._sessions: dict[NodeId, _Session] = {}
+        self._heartbeats = Heartbeats(inbox.put_heartbeats)
         self._assignments = Assignments()
         self._closed = False
         self._farewells: set[asyncio.Task[None]] = set()
@@ -235,12 +255,16 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
 
     async def Session(  # noqa: N802 (named by the proto)
         self,
-        request_iterator: AsyncIterator[pb.AgentMessage],
-        context: grpc.aio.ServicerContext[pb.AgentMessage, bytes],
+        request_iterator: AsyncIterator[bytes],
+        context: grpc.aio.ServicerContext[bytes, bytes],
     ) -> None:
-        """One agent's stream from registration to its end, for whatever reason it ends."""
+        """One agent's stream from registration to its end, for whatever reason it ends.
+
+        Messages are read from the context: an iterator around it costs more than what is made of a heartbeat.
+        """
+        del request_iterator
         try:
-            registered, holds = await self._registration(request_iterator)
+            registered, holds = await self._registration(context)
         except checked.WireError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except TimeoutError:
@@ -248,12 +272,12 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no registration within {waited} s")
         except _Leave as leave:
             await context.abort(leave.ending.code, leave.ending.reason)
-        session = _Session(registered, context, self._limits.outgoing_messages)
+        session = self._session(registered, context)
         session.holds = tuple(GenerationNumber(each) for each in holds[-HOLDS_LIMIT:])
         ending = _Ending(code=grpc.StatusCode.CANCELLED, reason="the connection broke")
         try:
             await self._enter(session, registered)
-            ending = await self._converse(session, request_iterator)
+            ending = await self._converse(session)
         except _Leave as leave:
             ending = leave.ending
         finally:
@@ -263,18 +287,15 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             await context.abort(ending.code, ending.reason)
 
     async def _registration(
-        self, messages: AsyncIterator[pb.AgentMessage]
+        self, context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> tuple[NodeRegistered, Sequence[int]]:
         if self._closed:
             raise _Leave(_Ending(code=grpc.StatusCode.UNAVAILABLE, reason="the controller is stopping"))
         async with asyncio.timeout(self._limits.registration_seconds):
-            try:
-                first = await anext(messages)
-            except StopAsyncIteration:
-                ending = _Ending(
-                    code=grpc.StatusCode.INVALID_ARGUMENT, reason="kind: no registration was sent"
-                )
-                raise _Leave(ending) from None
+            data = await context.read()
+        if data is _EOF:
+            raise checked.WireError("kind", "no registration was sent")
+        first = _message(data)
         registered = wire.registration(first, self._clock.now(), self._causes.fresh("registration"))
         caller = CALLER.get()
         if not caller.speaks_for(registered.node):
@@ -290,6 +311,18 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             raise _Leave(_Ending(code=grpc.StatusCode.FAILED_PRECONDITION, reason=words))
         return registered, first.registration.holds
 
+    def _session(
+        self, registered: NodeRegistered, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> _Session:
+        now, node = time.monotonic(), registered.node
+        return _Session(
+            registered,
+            context,
+            limit=self._limits.outgoing_messages,
+            messages=self._messages.of(node, now),
+            bytes_=self._bytes.of(node, now),
+        )
+
     async def _enter(self, session: _Session, registered: NodeRegistered) -> None:
         """Take the node's place. An older agent of the node is gone by then, and the core hears of it first."""
         older = self._sessions.get(session.node)
@@ -299,14 +332,15 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
                 _Ending(code=grpc.StatusCode.ABORTED, reason="replaced by a newer stream of the same node")
             )
             if older.incarnation != session.incarnation:
-                await self._submit(self._disconnected(older, "replaced by a newer agent of the same node"))
-        await self._submit(registered)
+                gone = self._disconnected(older, "replaced by a newer agent of the same node")
+                await self._submit(session.node, gone)
+        await self._submit(session.node, registered)
         log.info(
             "node %s registered (agent %s, pid %d)", session.node, session.incarnation, registered.agent_pid
         )
 
-    async def _converse(self, session: _Session, messages: AsyncIterator[pb.AgentMessage]) -> _Ending:
-        reading = asyncio.create_task(self._read(session, messages))
+    async def _converse(self, session: _Session) -> _Ending:
+        reading = asyncio.create_task(self._read(session))
         try:
             first: list[asyncio.Future[Any]] = [reading, session.ending]
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -315,10 +349,11 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
-    async def _read(self, session: _Session, messages: AsyncIterator[pb.AgentMessage]) -> _Ending:
+    async def _read(self, session: _Session) -> _Ending:
         try:
-            async for message in messages:
-                self._mind_the_rate(session.node, message)
+            while (data := await session.context.read()) is not _EOF:
+                self._mind_the_rate(session, len(data))
+                message = _message(data)
                 kind = message.WhichOneof("kind") or "empty"
                 envelope = checked.Envelope(
                     node=session.node,
@@ -326,10 +361,11 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
                     at=self._clock.now(),
                     cause_id=self._causes.fresh(kind),
                 )
-                await self._submit(wire.event(message, envelope))
-                if kind == "heartbeat" and message.heartbeat.sequence:
-                    heard = pb.HeartbeatHeard(sequence=message.heartbeat.sequence)
-                    session.offer(pb.ControllerMessage(heartbeat_heard=heard).SerializeToString())
+                event = wire.event(message, envelope)
+                if isinstance(event, HeartbeatReceived):
+                    self._take_in(session, event, message.heartbeat.sequence)
+                else:
+                    await self._submit(session.node, event)
         except checked.WireError as error:
             log.warning("node %s sent what cannot be: %s", session.node, error)
             return _Ending(code=grpc.StatusCode.INVALID_ARGUMENT, reason=str(error))
@@ -337,29 +373,36 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             return leave.ending
         return _Ending(code=grpc.StatusCode.OK, reason="the agent's end of the stream closed")
 
-    def _mind_the_rate(self, node: NodeId, message: pb.AgentMessage) -> None:
+    def _take_in(self, session: _Session, event: HeartbeatReceived, sequence: int) -> None:
+        """A heartbeat, with its answer if it asks for one."""
+        if self._closed:
+            return
+        self._heartbeats.add(event)
+        if sequence:
+            heard = pb.ControllerMessage(heartbeat_heard=pb.HeartbeatHeard(sequence=sequence))
+            session.offer(heard.SerializeToString())
+
+    def _mind_the_rate(self, session: _Session, size: int) -> None:
         """The allowance is the node's, not the stream's: registering again does not refill it."""
-        limits = self._limits
-        if not self._messages.take(node):
+        limits, now = self._limits, time.monotonic()
+        if not session.messages.take(now):
             words = f"{limits.messages.per_second:g} messages a second (at once: {limits.messages.burst:g})"
-        elif not self._bytes.take(node, float(message.ByteSize())):
+        elif not session.bytes.take(now, float(size)):
             words = f"{limits.bytes.per_second:g} bytes a second (at once: {limits.bytes.burst:g})"
         else:
             return
-        reason = f"node {node!r} sends more than {words}: slow down and register again"
+        reason = f"node {session.node!r} sends more than {words}: slow down and register again"
         log.warning("%s", reason)
         raise _Leave(_Ending(code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason=reason))
 
-    async def _submit(self, event: Event) -> None:
-        """Hand an event to the inbox; while that is full, this stream waits, and its agent with it.
-
-        A heartbeat that finds no room is dropped instead: the next one says all that it said.
-        """
+    async def _submit(self, node: NodeId, event: Event) -> None:
+        """Hand what a node says to the inbox; while that is full, its stream waits, and its agent with it."""
         if self._closed:
             return
+        self._heartbeats.release(node)
         attempts = max(1, round(self._limits.busy_seconds / self._limits.busy_retry_seconds))
         for _ in range(attempts):
-            if self._inbox.put(event) or isinstance(event, HeartbeatReceived):
+            if self._inbox.put(event):
                 return
             await asyncio.sleep(self._limits.busy_retry_seconds)
         reason = f"the controller has been too busy for {self._limits.busy_seconds} s: register again"
@@ -374,6 +417,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             return
         log.debug("node %s disconnected: %s", session.node, reason)
         event = self._disconnected(session, reason)
+        self._heartbeats.release(session.node)
         if not self._inbox.put(event):
             farewell = self._loop.create_task(self._farewell(event))
             self._farewells.add(farewell)
@@ -382,7 +426,7 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
     async def _farewell(self, event: NodeDisconnected) -> None:
         """Report a broken stream to a busy controller, after the stream itself is gone."""
         try:
-            await self._submit(event)
+            await self._submit(event.node, event)
         except _Leave:
             log.warning("node %s: its lease must tell that it is gone, the inbox stays full", event.node)
 
@@ -394,6 +438,14 @@ class WorkerApi(worker_pb2_grpc.WorkerServicer):
             incarnation=session.incarnation,
             reason=reason,
         )
+
+
+def _message(data: bytes) -> pb.AgentMessage:
+    """Bytes from anybody. Raises WireError."""
+    try:
+        return pb.AgentMessage.FromString(data)
+    except DecodeError as error:
+        raise checked.WireError("message", str(error)) from None
 
 
 class _Leave(Exception):

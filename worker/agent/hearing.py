@@ -11,7 +11,7 @@ from collections import deque
 
 UNHEARD_SECONDS = 10.0
 """A heartbeat that is not answered for this long: the stream is given up. A controller is never busy for so long."""
-ASK_SECONDS = 2.5
+ASK_SECONDS = 5.0
 """Between two heartbeats that ask for an answer: answers to all would cost the controller of a large job most of its
 time, and say no more."""
 UNHEARD_LIMIT = 1024
