@@ -91,7 +91,7 @@ def _newest_first(state: ClusterState) -> Iterator[Snapshot]:
         if view.connected:
             for shard in view.held:
                 held.setdefault((shard.step, shard.generation), []).append((node, view.memory_address, shard))
-    wanted = _wanted(state)
+    wanted = _wanted(state) if held else 0
     for _, shards in sorted(held.items(), reverse=True):
         if _counts(state, shards[0][2]):
             yield _assembled(shards, wanted)

@@ -79,6 +79,39 @@ def test_heartbeats_are_refused_first_and_step_reports_last() -> None:
     assert inbox.put(committed(3))
 
 
+def test_heartbeats_that_come_together_are_treated_as_if_they_came_alone() -> None:
+    inbox = Inbox(capacity=4, heartbeat_share=0.5)
+    inbox.put(heartbeat("node-1", 1.0))
+    inbox.put_heartbeats([heartbeat("node-1", 2.0), heartbeat("node-2", 2.0), heartbeat("node-3", 2.0)])
+    assert _all(inbox) == [heartbeat("node-1", 2.0), heartbeat("node-2", 2.0)], "the third finds no room"
+    inbox.close()
+    inbox.put_heartbeats([heartbeat("node-1", 3.0)])
+    assert _all(inbox) == []
+
+
+def test_heartbeats_that_are_next_are_taken_together_up_to_anything_else() -> None:
+    inbox = Inbox()
+    events: list[Event] = [heartbeat(f"node-{each}") for each in range(1, 5)]
+    for event in (*events, disconnected("node-9"), heartbeat("node-5")):
+        inbox.put(event)
+    assert list(inbox.take_heartbeats(3)) == events[:3]
+    assert list(inbox.take_heartbeats(3)) == events[3:]
+    assert not inbox.take_heartbeats(3)
+    assert _all(inbox) == [disconnected("node-9"), heartbeat("node-5")]
+    inbox.put(heartbeat("node-1", 2.0))
+    assert len(inbox) == 1, "one that was taken does not keep the next one out"
+
+
+def test_heartbeats_wake_who_waits() -> None:
+    inbox = Inbox()
+    taken: list[Event | None] = []
+    thread = threading.Thread(target=lambda: taken.append(inbox.take(timeout=30.0)))
+    thread.start()
+    inbox.put_heartbeats([heartbeat("node-1")])
+    thread.join(timeout=10.0)
+    assert not thread.is_alive() and taken == [heartbeat("node-1")]
+
+
 def test_a_closed_inbox_takes_nothing_and_still_gives_what_it_has() -> None:
     inbox = Inbox()
     inbox.put(committed(1))

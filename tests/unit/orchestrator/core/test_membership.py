@@ -155,6 +155,48 @@ def test_late_heartbeat_makes_suspect_and_the_next_one_makes_good(make_training:
     assert world.state.nodes[NODE_5].state is NodeState.SPARE
 
 
+def test_where_very_many_are_late_at_once_nobody_is_suspect_and_leases_run_on(
+    make_training: MakeWorld,
+) -> None:
+    """Who did not get to hearing them is the controller; to store thousands of suspicions takes it longer still."""
+    world = make_training()
+    assert world.machine is not None
+    world.machine.policy = replace(world.machine.policy, suspects_at_once=1)
+    for node in (NODE_2, NODE_5):
+        world.stop_node(node)
+    world.run(1.75)
+    states = [world.state.nodes[node].state for node in (NODE_2, NODE_5)]
+    assert states == [NodeState.ACTIVE, NodeState.SPARE]
+    assert sum("2 nodes are late at once" in text for text in world.said) == 1, "once, not in every sweep"
+    world.run(1.5)
+    assert [world.state.nodes[node].state for node in (NODE_2, NODE_5)] == [NodeState.DEAD, NodeState.DEAD]
+
+
+def test_what_a_returning_node_makes_possible_is_done_by_the_next_sweep(make_training: MakeWorld) -> None:
+    """Not by its heartbeat: after a hiccup of the controller thousands come back, one after the other."""
+    world = make_training()
+    assert world.machine is not None
+    world.machine.policy = replace(world.machine.policy, lease_seconds=60.0, suspect_seconds=1.5)
+    world.stop_node(NODE_5)
+    world.run(1.75)
+    world.kill_node(NODE_2)
+    lost_touch(world, TRAINER_1)
+    world.run(30.0)
+    assert world.state.nodes[NODE_5].state is NodeState.SUSPECT
+    assert len(world.members) == 3 and not world.state.acquisitions, (
+        "the others have made up for it as they can"
+    )
+    agent = world.agents.alive[NODE_5]
+    statuses = tuple(
+        replace(trainer.status(world.at, {}), silent_seconds=0.0) for trainer in agent.trainers.values()
+    )
+    world.say(events.HeartbeatReceived, node=NODE_5, incarnation=agent.incarnation, trainers=statuses)
+    assert world.state.nodes[NODE_5].state is NodeState.SPARE
+    assert not world.state.acquisitions
+    world.say(events.LeasesDue)
+    assert [each.trainer for each in world.state.acquisitions.values()] == [TRAINER_5]
+
+
 def test_lease_over_is_the_end_of_a_member(make_training: MakeWorld) -> None:
     """Stopped processes keep their sockets open; only time tells."""
     world = make_training()

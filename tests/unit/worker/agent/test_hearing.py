@@ -8,8 +8,8 @@ from worker.agent.hearing import ASK_SECONDS, UNHEARD_LIMIT, Hearing
 def test_a_controller_that_stops_to_answer_is_noticed() -> None:
     hearing = Hearing()
     hearing.heard(hearing.number(at=1.0))
-    assert hearing.number(at=4.0) == 2
-    assert hearing.unheard_seconds(7.0) == 3.0
+    assert hearing.number(at=1.0 + ASK_SECONDS) == 2
+    assert hearing.unheard_seconds(4.0 + ASK_SECONDS) == 3.0
 
 
 def test_an_answer_is_asked_for_now_and_then_only() -> None:
