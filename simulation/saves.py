@@ -43,6 +43,9 @@ from worker.checkpointing.names import (
 from worker.checkpointing.plan import UNITS, plan_shards
 from worker.checkpointing.sealing import delete, read_text, seal, sweep
 
+ROOM_SECONDS = (0.0, 8.0)
+"""For the memory of a copy to be made ready, in a generation that needs more of it."""
+ROOM_CHANCE = 0.2
 WRITE_SECONDS = (0.1, 1.5)
 SEAL_SECONDS = (0.01, 0.1)
 READ_SECONDS = (0.2, 1.0)
@@ -76,6 +79,17 @@ class Saves:
         self._when_awake = when_awake
         self._report = report
         self._writing: int | None = None
+        self._room_at = 0.0
+
+    def enter(self) -> None:
+        """A generation begins."""
+        if self._ground.chance(ROOM_CHANCE):
+            self._room_at = self._ground.now + self._ground.between(*ROOM_SECONDS)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is memory for a copy."""
+        return self._ground.now >= self._room_at
 
     def take(self, order: TakeCheckpoint, assignment: Assignment) -> None:
         """Snapshot this rank's pieces and have them written."""

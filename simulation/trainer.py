@@ -341,6 +341,7 @@ class Trainer(Process):
 
     def _train(self, assignment: Assignment) -> Generator[Wait, Any, bool]:  # Any: see Life
         """Steps until the job is done (True) or stopped (False)."""
+        self._saves.enter()
         while self.state.version < self._ground.spec.steps:
             step = self._begun = self.state.version + 1
             tally, pending = yield from self._step(assignment, step)
@@ -356,14 +357,14 @@ class Trainer(Process):
     ) -> Generator[Wait, Any, tuple[Tally, dict[Pending, str]]]:  # Any: see Life
         """One step up to its vote, once more where its numbers are none: as in the real loop."""
         began = self._ground.now
-        pending = self._orders.pending()
+        pending = self._orders.pending(room=self._saves.ready)
         try:
             tally = yield from self._compute(assignment, step, pending)
         except NotFinite as error:
             culprit = error.culprit
         else:
             return tally, pending
-        pending = self._orders.pending()
+        pending = self._orders.pending(room=self._saves.ready)
         tally = yield from self._compute(assignment, step, pending)
         seconds = self._ground.now - began
         self._report(StepRedone(generation=assignment.number, step=step, rank=culprit, seconds=seconds))

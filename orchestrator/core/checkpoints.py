@@ -263,6 +263,13 @@ def interrupt(decision: Decision, why: str) -> None:
         fail(decision, checkpoint, why, counts=False)
 
 
+def overtaken(decision: Decision) -> None:
+    """A planned generation takes over. Who had a copy by then has said so before it went over; else nobody has one."""
+    checkpoint = unfinished(decision.state)
+    if checkpoint is not None and checkpoint.state is CheckpointState.REQUESTED:
+        fail(decision, checkpoint, "a planned generation took over before it could be copied", counts=False)
+
+
 def set_aside(decision: Decision, step: Step) -> None:
     """Training goes back to `step`: a later checkpoint that is complete, but not known to be sealed, is given up.
 

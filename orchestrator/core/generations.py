@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.core import credible, incidents, roster, stages
+from orchestrator.core import checkpoints, credible, incidents, roster, stages
 from orchestrator.core.actions import Assign
 from orchestrator.core.decision import Decision, natural
 from orchestrator.core.escalation import NOTHING_TRIED, Effort
@@ -128,6 +128,7 @@ def promote(decision: Decision) -> None:
     """The planned generation has been entered: from now on it is the one in force."""
     planned = decision.state.planned
     assert planned is not None
+    checkpoints.overtaken(decision)
     _take_over(decision, replace(planned, began_at=decision.at))
     decision.say(f"generation {planned.number} has taken over at a step boundary", planned.incident)
 

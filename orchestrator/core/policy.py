@@ -97,6 +97,8 @@ class Policy:
     """Checkpoints that are gone (deleted, failed, damaged) and still listed; the database keeps all."""
     checkpoint_pause_seconds: float = 2.0
     """Before a failed checkpoint is taken again: the last one may still be on its way to the disk."""
+    checkpoint_boundary_seconds: float = 5.0
+    """How long a planned generation waits for a checkpoint to be copied; after that both may meet at one boundary."""
     checkpoint_attempts: int = 3
     """Failed checkpoints in a row after which a job stops or finishes without one."""
     offences: int = 2

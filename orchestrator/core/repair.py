@@ -287,13 +287,18 @@ def _start(decision: Decision, target: Target) -> None:
 
 
 def _seat(decision: Decision) -> None:
-    """All copies have caught up: send the planned generation. Not while a checkpoint waits for its boundary."""
+    """All copies have caught up: send the planned generation, a moment later if a checkpoint waits for its boundary.
+
+    That may take long where memory for its copy has to be made first, and a seat is worth more.
+    """
     state = decision.state
     repair, generation = state.memory.repair, state.generation
     assert repair is not None and generation is not None
     busy = checkpoints.unfinished(state)
     if busy is not None and busy.state is CheckpointState.REQUESTED:
-        return
+        since = max(busy.requested_at, state.memory.started_at)
+        if decision.at - since < decision.policy.checkpoint_boundary_seconds:
+            return
     members = []
     seats = roster.seats_by_trainer(generation)
     free = {each.trainer: each for each in roster.free(state, decision.policy)}

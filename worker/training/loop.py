@@ -178,24 +178,17 @@ class Loop:
         All members get the same tally, so all do it. What is not finite twice follows from the state: NotFinite.
         """
         began = time.monotonic()
-        pending = self._pending()
+        pending = self._orders.pending(room=self._saves.ready)
         try:
             return *run_step(session, step, pending), pending
         except NotFinite as error:
             culprit = error.culprit
-        pending = self._pending()
+        pending = self._orders.pending(room=self._saves.ready)
         record, tally = run_step(session, step, pending)
         seconds = time.monotonic() - began
         if session.group.rank < _REPORTERS:
             self._report(StepRedone(generation=record.generation, step=step, rank=culprit, seconds=seconds))
         return record, tally, pending
-
-    def _pending(self) -> dict[Pending, str]:
-        """What waits for a boundary; a checkpoint, unless it is the last, also until there is memory for its copy."""
-        pending = self._orders.pending()
-        if not self._saves.ready and Pending.STOP not in pending:
-            pending.pop(Pending.CHECKPOINT, None)
-        return pending
 
     def _boundary(
         self, session: Session, assignment: Assignment, tally: Tally, pending: dict[Pending, str]

@@ -116,13 +116,17 @@ class Orders:
             self._stop = stop or self._stop
             self._condition.notify_all()
 
-    def pending(self) -> dict[Pending, str]:
-        """Labels of the orders that wait for a boundary."""
+    def pending(self, *, room: bool = True) -> dict[Pending, str]:
+        """Labels of the orders that wait for a boundary; a checkpoint also waits until there is `room` for its copy.
+
+        Unless it is the last one: nothing is held up by that any more.
+        """
         with self._condition:
             labels: dict[Pending, str] = {}
             if self._planned is not None:
                 labels[Pending.PLANNED_GENERATION] = str(self._planned.number)
-            if self._checkpoint is not None:
+            awaited = room or self._stop is not None
+            if self._checkpoint is not None and awaited and self._is_of_today(self._checkpoint):
                 labels[Pending.CHECKPOINT] = self._checkpoint.request
             if self._snapshot is not None:
                 labels[Pending.SNAPSHOT] = self._snapshot.request
@@ -131,10 +135,13 @@ class Orders:
             return labels
 
     def take_checkpoint(self) -> TakeCheckpoint | None:
-        """The pending checkpoint order, which is thereby done with."""
+        """The pending checkpoint order, which is thereby done with; none that an earlier generation has left."""
         with self._condition:
             order, self._checkpoint = self._checkpoint, None
-            return order
+            return order if order is not None and self._is_of_today(order) else None
+
+    def _is_of_today(self, order: TakeCheckpoint) -> bool:
+        return self._seat is not None and order.generation == self._seat.number
 
     def take_snapshot(self) -> TakeSnapshot | None:
         """The pending snapshot order, which is thereby done with."""

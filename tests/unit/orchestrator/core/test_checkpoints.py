@@ -106,6 +106,21 @@ def test_nobody_waits_for_a_slow_disk(make_training: MakeWorld, monkeypatch: pyt
     assert states(world) == [CheckpointState.SEALED]
 
 
+def test_a_seat_does_not_wait_for_memory_that_is_made_for_a_copy(make_training: MakeWorld) -> None:
+    """A checkpoint that is not taken at the boundary where others take over is taken again in their generation."""
+    world = make_training(nodes=2, spares=1)
+    reluctant = world.agents.alive[NODE_2]
+    world.say(events.CheckpointRequested, by="ada")
+    reluctant.checkpoints.clear()
+    world.say(events.DrainRequested, node=NODE_2, by="ada")
+    world.run(3.0)
+    assert (states(world), world.members) == ([CheckpointState.REQUESTED], ["node-1/0", "node-2/0"])
+    world.run(10.0)
+    assert world.members == ["node-1/0", "node-3/0"]
+    assert states(world) == [CheckpointState.FAILED, CheckpointState.SEALED]
+    assert world.heard("ckpt-0001 has failed: a planned generation took over before it could be copied")
+
+
 def test_members_that_wrote_different_steps_did_not_agree(requested: Told) -> None:
     """Such a checkpoint would be of no state that ever was."""
     write_shard(requested, 0)

@@ -144,6 +144,7 @@ def test_an_idle_member_still_saves(orders: Orders) -> None:
         saved.append(order.request)
         orders.receive(seat(2))
 
+    orders.receive(seat(1))
     orders.receive(TakeCheckpoint(request="ckpt-1", generation=1))
     assert orders.wait_for_seat(1, save=save) is not None
     assert saved == ["ckpt-1"]
@@ -166,13 +167,34 @@ def test_an_idle_trainer_is_checked_at_once(orders: Orders) -> None:
     assert orders.pending() == {}, "no vote is needed for it"
 
 
+def test_a_checkpoint_that_an_earlier_generation_did_not_take_is_nobodys(orders: Orders) -> None:
+    """The controller has given it up; a copy would be of no use, and in the way of the next one."""
+    orders.receive(seat(1))
+    orders.receive(TakeCheckpoint(request="ckpt-1", generation=1))
+    orders.receive(seat(2, "planned"))
+    orders.take_planned()
+    assert orders.pending() == {}
+    assert orders.take_checkpoint() is None
+    orders.receive(TakeCheckpoint(request="ckpt-2", generation=2))
+    assert orders.pending() == {Pending.CHECKPOINT: "ckpt-2"}
+
+
 def test_orders_for_a_boundary_are_pending_until_taken(orders: Orders) -> None:
+    orders.receive(seat(1))
     orders.receive(TakeCheckpoint(request="ckpt-1", generation=1))
     orders.receive(StopTraining(request="stop", generation=1))
     assert orders.pending() == {Pending.CHECKPOINT: "ckpt-1", Pending.STOP: "stop"}
     orders.take_stop()
     assert orders.take_checkpoint() == TakeCheckpoint(request="ckpt-1", generation=1)
     assert orders.pending() == {}
+
+
+def test_a_checkpoint_waits_for_room_but_not_the_last_one(orders: Orders) -> None:
+    orders.receive(seat(1))
+    orders.receive(TakeCheckpoint(request="ckpt-1", generation=1))
+    assert orders.pending(room=False) == {}
+    orders.receive(StopTraining(request="stop", generation=1))
+    assert orders.pending(room=False) == {Pending.CHECKPOINT: "ckpt-1", Pending.STOP: "stop"}
 
 
 def test_the_end_of_the_agent_ends_the_wait(orders: Orders) -> None:
