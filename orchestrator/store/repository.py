@@ -32,6 +32,7 @@ from orchestrator.core.events import (
     LeasesDue,
     RedundancyScanDue,
     RetentionDue,
+    ShardWritten,
     StepCommitted,
     Validated,
 )
@@ -48,7 +49,7 @@ from orchestrator.core.state import (
     Job,
     Node,
 )
-from orchestrator.store import audit, outbox, tables
+from orchestrator.store import audit, outbox, shards, tables
 from orchestrator.store.codec import CodecError, encode_tagged
 from orchestrator.store.engine import reading, shown, writing
 from orchestrator.store.entity_rows import TABLES, clean, entity_of, row_of
@@ -120,7 +121,7 @@ class Repository:
             fence(connection, self._epoch)
             self._write_batched(connection, event.at)
             sequence = _insert_event(connection, _event_row(event, outcome, self._epoch))
-            self._write_changes(connection, outcome.changes)
+            self._write_changes(connection, event, outcome.changes)
             _link_incidents(connection, sequence, outcome)
             outbox.add(connection, outcome.actions, sequence, event.at)
             command = audit.row_of(event, outcome, self._epoch)
@@ -172,12 +173,19 @@ class Repository:
             "version of understudy that wrote it, or restore the database from a copy"
         )
 
-    def _write_changes(self, connection: Connection, changes: Sequence[Entity]) -> None:
+    def _write_changes(self, connection: Connection, event: Event, changes: Sequence[Entity]) -> None:
         rows: dict[type[Entity], list[dict[str, Any]]] = {}
+        whole: list[Checkpoint] = []
         for entity in changes:
+            if isinstance(entity, Checkpoint):
+                if isinstance(event, ShardWritten) and shards.is_one_more(event, entity):
+                    shards.add(connection, event, entity)
+                    continue
+                whole.append(entity)
             rows.setdefault(type(entity), []).append(row_of(entity))
         for kind, of_this_kind in rows.items():
             connection.execute(self._upserts[kind], of_this_kind)
+        shards.forget(connection, whole)
 
     def _write_batched(self, connection: Connection, at: float | None) -> None:
         if self._facts:
@@ -283,5 +291,5 @@ def _checkpoints(connection: Connection) -> list[Checkpoint]:
     table = tables.checkpoints
     kept = select(table).where(table.c.state != CheckpointState.DELETED.value)
     rows = connection.execute(kept.order_by(table.c.requested_at.desc()).limit(CHECKPOINTS_LOADED)).mappings()
-    found = [entity_of(Checkpoint, row) for row in rows]
+    found = shards.completed(connection, [entity_of(Checkpoint, row) for row in rows])
     return sorted(found, key=lambda each: (each.requested_at, each.request))

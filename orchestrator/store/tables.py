@@ -144,6 +144,15 @@ checkpoints = Table(
     Index(None, "requested_at"),
 )
 
+checkpoint_shards = Table(
+    "checkpoint_shards",
+    metadata,
+    Column("request", Text, primary_key=True),
+    Column("rank", Number, primary_key=True, autoincrement=False),
+    Column("entry", Text, nullable=False),
+)
+"""Of a checkpoint that is being written; the list in its own row lacks them until it is complete."""
+
 events = Table(
     "events",
     metadata,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import event, func, select
 
@@ -15,15 +17,25 @@ from orchestrator.core.events import (
     NodeDisconnected,
     RedundancyScanDue,
     RetentionDue,
+    ShardWritten,
     StepCommitted,
 )
 from orchestrator.core.ids import ActionId, CauseId, GenerationNumber, NodeId, Step, TrainerId
 from orchestrator.core.measurements import StepRecord
 from orchestrator.core.outcome import Outcome
-from orchestrator.core.state import CheckpointState, ClusterState, GenerationKind, Incident, JobState, Reason
+from orchestrator.core.state import (
+    Checkpoint,
+    CheckpointState,
+    ClusterState,
+    GenerationKind,
+    Incident,
+    JobState,
+    Reason,
+)
 from orchestrator.store import repository as limits
 from orchestrator.store.engine import reading
-from orchestrator.store.tables import events, outbox
+from orchestrator.store.repository import Repository
+from orchestrator.store.tables import checkpoint_shards, events, outbox
 from tests.integration.databases import (
     Opened,
     checkpoint,
@@ -115,6 +127,53 @@ def test_the_generation_in_force_is_told_from_one_that_waits_or_was_overtaken(
     loaded = opened.repository.load()
     assert (loaded.generation.number if loaded.generation else None) == in_force
     assert (loaded.planned.number if loaded.planned else None) == planned
+
+
+def _written(rank: int) -> ShardWritten:
+    return ShardWritten(
+        at=50.0 + rank, cause_id=CauseId(f"shard-{rank}"), trainer=TrainerId(f"node-{rank}/0"), incarnation="i",
+        start=1, request="request-1", generation=GenerationNumber(1), step=Step(10), name="step-10", rank=rank,
+        shard=f'{{"rank": {rank}}}', bytes=7, stall_seconds=None,
+    )  # fmt: skip
+
+
+def _with_shards(ranks: int, of: int) -> Checkpoint:
+    entries = tuple(f'{{"rank": {rank}}}' if rank < ranks else "" for rank in range(of))
+    return replace(checkpoint(1, CheckpointState.WRITING), shards=entries, bytes=7 * ranks, sealed_at=None)
+
+
+def test_a_checkpoint_that_is_being_written_comes_back_with_every_shard(opened: Opened) -> None:
+    """Whenever the controller dies; and each shard is stored once, not again with all that follow."""
+    statements: list[tuple[str, object]] = []
+
+    def remember(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    asked = replace(checkpoint(1, CheckpointState.REQUESTED), shards=("",) * 4, sealed_at=None)
+    opened.repository.commit(disconnected(), outcome(1, asked))
+    event.listen(opened.engine, "before_cursor_execute", remember)
+    for rank in range(3):
+        written = _with_shards(rank + 1, of=4)
+        statements.clear()
+        opened.repository.commit(_written(rank), outcome(rank + 2, written))
+        assert Repository(opened.engine, epoch=1).load().checkpoints == {"request-1": written}
+        stored = [parameters for statement, parameters in statements if "checkpoint" in statement]
+        assert sum(str(parameters).count('"rank"') for parameters in stored) == 1
+    event.remove(opened.engine, "before_cursor_execute", remember)
+    opened.repository.commit(_written(3), outcome(5, _with_shards(4, of=4)))
+    assert opened.repository.load().checkpoints == {"request-1": _with_shards(4, of=4)}
+    with reading(opened.engine) as connection:
+        assert connection.execute(select(func.count()).select_from(checkpoint_shards)).scalar_one() == 0
+
+
+def test_a_checkpoint_that_ends_early_keeps_the_shards_that_were_written(opened: Opened) -> None:
+    asked = replace(checkpoint(1, CheckpointState.REQUESTED), shards=("",) * 4, sealed_at=None)
+    opened.repository.commit(disconnected(), outcome(1, asked))
+    opened.repository.commit(_written(0), outcome(2, _with_shards(1, of=4)))
+    failed = replace(_with_shards(1, of=4), state=CheckpointState.FAILED, reason="a member died")
+    opened.repository.commit(disconnected(), outcome(3, failed))
+    assert opened.repository.load().checkpoints == {"request-1": failed}
+    assert opened.queries.checkpoints() == (failed,)
 
 
 def test_deleted_checkpoints_are_kept_for_people_only(opened: Opened) -> None:
