@@ -9,6 +9,7 @@ event of each, so an id never repeats, although the number starts anew.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import assert_never
@@ -41,6 +42,8 @@ from orchestrator.core.state import (
     Node,
     Reason,
 )
+
+_NUMBERS = re.compile(r"(\d+)")
 
 ENDED = (JobState.STOPPED, JobState.FINISHED, JobState.FAILED)
 
@@ -121,8 +124,17 @@ class Decision:
     def move_node(self, node_id: NodeId, trigger: NodeTrigger, reason: str) -> None:
         """Take a node through its table."""
         node = self.state.nodes[node_id]
-        state = lifecycle.node_after(node.state, trigger)
-        self.put(replace(node, state=state, reason=reason, changed_at=self.at))
+        moved = Node(  # `dataclasses.replace`, in a third of its time: the first generation moves all nodes
+            id=node.id,
+            state=lifecycle.node_after(node.state, trigger),
+            cordoned=node.cordoned,
+            incarnation=node.incarnation,
+            labels=node.labels,
+            agent_pid=node.agent_pid,
+            reason=reason,
+            changed_at=self.at,
+        )
+        self.put(moved)
 
     def move_checkpoint(self, request: str, trigger: CheckpointTrigger, reason: str) -> None:
         """Take a checkpoint through its table."""
@@ -158,17 +170,8 @@ class Decision:
 @cache
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key by which `node-2` comes before `node-10`."""
-    parts: list[tuple[int, int, str]] = []
-    digits = ""
-    for letter in [*name, ""]:
-        if letter.isdecimal():
-            digits += letter
-            continue
-        if digits:
-            parts.append((0, int(digits), digits))
-            digits = ""
-        parts.append((1, 0, letter))
-    return tuple(parts)
+    pieces = _NUMBERS.split(name)
+    return tuple((0, int(piece), piece) if index % 2 else (1, 0, piece) for index, piece in enumerate(pieces))
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)

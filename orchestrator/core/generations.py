@@ -210,9 +210,9 @@ def _reseat(decision: Decision, generation: Generation) -> None:
                 wrong.append(node)
             case NodeState.ACTIVE | NodeState.DRAINING if node not in seated:
                 wrong.append(node)
+    has, has_none = (f"has {what} seat in generation {generation.number}" for what in ("a", "no"))
     for node in sorted(wrong, key=natural):
         if node in seated:
-            decision.move_node(node, NodeTrigger.SEAT, f"has a seat in generation {generation.number}")
+            decision.move_node(node, NodeTrigger.SEAT, has)
         else:
-            reason = f"has no seat in generation {generation.number}"
-            decision.move_node(node, NodeTrigger.UNSEAT, reason)
+            decision.move_node(node, NodeTrigger.UNSEAT, has_none)
