@@ -317,6 +317,8 @@ def _steady(figures: Figures, controller: Controller, agents: Agents, seconds: f
 def _death(figures: Figures, agents: Agents, deadline: Deadline) -> None:
     """One member dies; two others report it, as its peers in a collective would. Raises GivenUp."""
     members: dict[str, int] = agents.ask(do="members")[0]["members"]
+    if not members:
+        raise GivenUp("the newest generation has no members: too many nodes were lost")
     by_rank = {rank: trainer for trainer, rank in members.items()}
     rank = len(members) // 2
     before, alive = agents.newest(), agents.alive()
