@@ -2,7 +2,7 @@
 
 For each size: all agents register, the first generation is sent, then for a while everybody sends a heartbeat a second
 and the first two ranks report a step a second. Measured: the round trip of a heartbeat (sent by the agent, taken in by
-the controller, `heartbeat_heard` read by the agent; one in three asks for that), the controller's processor time and
+the controller, `heartbeat_heard` read by the agent; one in five asks for that), the controller's processor time and
 memory, what it writes to its database. Then a node dies: its connection breaks and two peers report a broken
 collective; measured until the last survivor has read the new assignment, and again until the last one has read that a
 spare is seated.
