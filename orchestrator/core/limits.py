@@ -197,8 +197,8 @@ def _remind(decision: Decision, generation: Generation, absent: list[Member]) ->
 def _stall(decision: Decision) -> bool:
     """Everybody looks alive and nothing goes on.
 
-    Who waits for nobody is stuck, or computes a step that is longer than any before. It is given up for it, and the
-    next time twice as long is waited: a long step is committed in the end, and who is stuck is restarted meanwhile.
+    Who waits for nobody is stuck, or computes a step that is longer than any before. It is given up for it where that
+    costs no committed step, and the next time twice as long is waited: a long step is committed in the end.
     """
     state, policy = decision.state, decision.policy
     generation = state.generation
@@ -216,7 +216,14 @@ def _stall(decision: Decision) -> bool:
     what, busy = f"made no progress for {decision.at - since:.1f} s", _not_waiting(decision, generation)
     if busy:
         state.memory.stalls += 1
-    _break_up(decision, generation, busy, what, since)
+    if 0 < len(busy) < len(generation.members):
+        names = listed(each.trainer for each in busy)
+        why = (
+            f"{names}, for whom the others wait, cannot be restarted: the last replica of something would go"
+        )
+        _break_up(decision, generation, _dispensable(generation, busy), what, since, why)
+    else:
+        _break_up(decision, generation, busy, what, since)
     return True
 
 
@@ -231,7 +238,12 @@ def _not_waiting(decision: Decision, generation: Generation) -> list[Member]:
 
 
 def _break_up(
-    decision: Decision, generation: Generation, culprits: list[Member], what: str, since: float
+    decision: Decision,
+    generation: Generation,
+    culprits: list[Member],
+    what: str,
+    since: float,
+    why_nobody: str = "nobody stands out",
 ) -> None:
     """End a generation that does not get on: without its culprits, or with the same members if it has none."""
     if 0 < len(culprits) < len(generation.members):
@@ -241,8 +253,25 @@ def _break_up(
         return
     names = listed(member.trainer for member in generation.members)
     first = generation.members[0].trainer
-    cause = f"{names} {what}, and nobody stands out"
+    cause = f"{names} {what}, and {why_nobody}"
     _answer_nobody_lost(decision, first, cause, since, timed_out=True)
+
+
+def _dispensable(generation: Generation, culprits: list[Member]) -> list[Member]:
+    """Those of them, by rank, without whom every expert has a replica and every stage a member: a restart of others
+    would cost committed steps, where to wait for them again costs time."""
+    numbers = {member.stage for member in generation.members}
+    needed = {frozenset(ranks) for ranks in generation.placement}
+    needed |= {
+        frozenset(each.rank for each in generation.members if each.stage == stage) for stage in numbers
+    }
+    chosen: list[Member] = []
+    gone: set[int] = set()
+    for member in culprits:
+        if all(each - gone - {member.rank} for each in needed):
+            chosen.append(member)
+            gone.add(member.rank)
+    return chosen
 
 
 def _hung(decision: Decision, member: Member, how: str, since: float) -> Loss:

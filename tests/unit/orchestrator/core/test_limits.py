@@ -115,9 +115,9 @@ def test_stalled_member_stands_out_by_not_waiting(make_training: MakeWorld) -> N
     world = make_training()
     hasten(world, stall_seconds=2.0, usual_steps_of_a_stall=1.0)
     world.at += 2.5
-    _beat(world, busy=NODE_3)
+    _beat(world, NODE_3)
     world.at += 2.5
-    _beat(world, busy=NODE_3)
+    _beat(world, NODE_3)
     world.say(events.LeasesDue)
     (incident,) = world.incidents
     assert incident.kind is IncidentKind.TRAINER_HUNG and incident.node == NODE_3
@@ -130,15 +130,47 @@ def test_who_computes_is_given_twice_as_long_after_each_stall(make_training: Mak
     hasten(world, stall_seconds=2.0, usual_steps_of_a_stall=0.0)
     world.state.memory.stalls = 1
     world.at += 2.5
-    _beat(world, busy=NODE_3)
+    _beat(world, NODE_3)
     world.at += 2.5
-    _beat(world, busy=NODE_3)
+    _beat(world, NODE_3)
     world.say(events.LeasesDue)
     assert world.incidents == []
     world.at += 2.0
-    _beat(world, busy=NODE_3)
+    _beat(world, NODE_3)
     world.say(events.LeasesDue)
     assert len(world.incidents) == 1 and world.state.memory.stalls == 2
+
+
+def test_who_computes_is_not_restarted_where_that_would_cost_committed_steps(
+    make_training: MakeWorld,
+) -> None:
+    """Two that do not wait hold all replicas of an expert: one of them is restarted, the other one is waited for."""
+    world = make_training(spares=0)
+    hasten(world, stall_seconds=2.0, usual_steps_of_a_stall=0.0)
+    first, second = world.generation.placement[0]
+    busy = [world.generation.members[rank].trainer for rank in sorted((first, second))]
+    world.at += 2.5
+    _beat(world, *map(node_of, busy))
+    world.at += 2.5
+    _beat(world, *map(node_of, busy))
+    world.say(events.LeasesDue)
+    assert [action.trainer for action in world.performed(actions.RestartTrainer)] == busy[:1]
+    assert world.incidents[0].steps_lost == 0 and world.state.memory.stalls == 1
+
+
+def test_the_last_replica_of_something_is_never_restarted_for_a_stall(make_training: MakeWorld) -> None:
+    world = make_training(spares=0, replicas=1)
+    hasten(world, stall_seconds=2.0, usual_steps_of_a_stall=0.0)
+    world.at += 2.5
+    _beat(world, NODE_3)
+    world.at += 2.5
+    _beat(world, NODE_3)
+    world.say(events.LeasesDue)
+    assert world.performed(actions.RestartTrainer) == []
+    (incident,) = world.incidents
+    assert incident.cause.endswith(
+        "node-3/0, for whom the others wait, cannot be restarted: the last replica of something would go"
+    )
 
 
 def test_a_committed_step_ends_the_row_of_stalls(make_training: MakeWorld) -> None:
@@ -192,11 +224,11 @@ def test_member_that_is_cut_off_while_others_regroup_is_not_waited_for(make_trai
     assert world.heard("node-3 is lost: its stream broke while generation 2 waits for it")
 
 
-def _beat(world: Told, busy: NodeId) -> None:
-    """A heartbeat of every node; all members wait for one."""
+def _beat(world: Told, *busy: NodeId) -> None:
+    """A heartbeat of every node; all members wait for these."""
     for node, agent in world.agents.alive.items():
         statuses = tuple(
-            replace(trainer.status(world.at, {}), waiting=node != busy, silent_seconds=0.0)
+            replace(trainer.status(world.at, {}), waiting=node not in busy, silent_seconds=0.0)
             for trainer in agent.trainers.values()
         )
         world.say(events.HeartbeatReceived, node=node, incarnation=agent.incarnation, trainers=statuses)
