@@ -214,16 +214,21 @@ def _stall(decision: Decision) -> bool:
     if any(status is not None and status.phase is TrainerPhase.FINISHED for status in statuses):
         return False
     what, busy = f"made no progress for {decision.at - since:.1f} s", _not_waiting(decision, generation)
-    if busy:
-        state.memory.stalls += 1
-    if 0 < len(busy) < len(generation.members):
-        names = listed(each.trainer for each in busy)
-        why = (
-            f"{names}, for whom the others wait, cannot be restarted: the last replica of something would go"
-        )
-        _break_up(decision, generation, _dispensable(generation, busy), what, since, why)
-    else:
+    if not busy:
         _break_up(decision, generation, busy, what, since)
+        return True
+    state.memory.stalls += 1
+    culprits = _dispensable(generation, busy) if len(busy) < len(generation.members) else []
+    if culprits:
+        _break_up(decision, generation, culprits, what, since)
+        return True
+    names = listed(each.trainer for each in busy)
+    why = f"{names}, for whom the others wait, cannot be restarted: the last replica of something would go"
+    if len(busy) == len(generation.members):
+        why = "all of them compute"
+    members, first = listed(each.trainer for each in generation.members), generation.members[0].trainer
+    # Not `timed_out`: the next limit is twice as long, so the same answer is worth another try.
+    _answer_nobody_lost(decision, first, f"{members} {what}, and {why}", since)
     return True
 
 
@@ -243,7 +248,6 @@ def _break_up(
     culprits: list[Member],
     what: str,
     since: float,
-    why_nobody: str = "nobody stands out",
 ) -> None:
     """End a generation that does not get on: without its culprits, or with the same members if it has none."""
     if 0 < len(culprits) < len(generation.members):
@@ -253,7 +257,7 @@ def _break_up(
         return
     names = listed(member.trainer for member in generation.members)
     first = generation.members[0].trainer
-    cause = f"{names} {what}, and {why_nobody}"
+    cause = f"{names} {what}, and nobody stands out"
     _answer_nobody_lost(decision, first, cause, since, timed_out=True)
 
 
