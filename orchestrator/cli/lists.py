@@ -59,6 +59,9 @@ def _whom(options: dict[str, Any]) -> Whom:
 def nodes(output: str, **options: Any) -> None:
     """Show the nodes: state, seat, where in a step they are, and since when they were last heard.
 
+    SCORE is the speed of a node's slowest trainer beside the members that do the same, from 0 to 1: half as fast is
+    0.5. One that stays below recovery.straggler_score is checked beside a spare, which may take its seat.
+
     \b
     examples:
       understudy nodes --workdir understudy-runs/stdlib-moe-20260101-120000
@@ -68,7 +71,7 @@ def nodes(output: str, **options: Any) -> None:
     \b
     fields of -o json (a list):
       id, state, cordoned, connected, labels, agent_pid, trainer_pids, heartbeat_age_seconds, step, reason,
-      trainers (id, pid, ready, device_name, rank, generation, step, phase, silent_seconds)
+      trainers (id, pid, ready, device_name, rank, generation, step, phase, silent_seconds, score)
     """
 
     def ask(admin: Admin) -> list[Row]:
@@ -83,6 +86,7 @@ def nodes(output: str, **options: Any) -> None:
         Column(
             header="HEARTBEAT", cell=lambda row: f"{row['heartbeat_age_seconds']:.1f} s", right=True, keep=4
         ),
+        Column(header="SCORE", cell=_score, right=True, keep=4),
         Column(header="AGENT", cell=lambda row: row["agent_pid"] or None, right=True, keep=3),
         Column(header="TRAINERS", cell=lambda row: _joined(row["trainer_pids"]), keep=3),
         Column(header="CORDONED", cell=lambda row: row["cordoned"], keep=2),
@@ -96,6 +100,11 @@ def nodes(output: str, **options: Any) -> None:
 
 def _joined(values: Any) -> str:
     return ",".join(dict.fromkeys(str(each) for each in values))
+
+
+def _score(row: Row) -> str | None:
+    known = [each["score"] for each in row["trainers"] if each["score"] is not None]
+    return f"{min(known):.2f}" if known else None
 
 
 def _ranks(row: Row) -> str:

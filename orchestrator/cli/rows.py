@@ -38,7 +38,7 @@ def node(message: admin_pb2.Node) -> Row:
 
 
 def trainer(message: admin_pb2.Trainer) -> Row:
-    """id, pid, ready, device_name, rank, generation, step, phase, silent_seconds."""
+    """id, pid, ready, device_name, rank, generation, step, phase, silent_seconds, score (null until it is known)."""
     return {
         "id": message.id,
         "pid": message.pid,
@@ -49,6 +49,7 @@ def trainer(message: admin_pb2.Trainer) -> Row:
         "step": message.step,
         "phase": message.phase,
         "silent_seconds": round(message.silent_seconds, 3),
+        "score": round(message.score, 3) if message.HasField("score") else None,
     }
 
 

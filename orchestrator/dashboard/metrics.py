@@ -89,6 +89,10 @@ def _of_nodes(state: ClusterState) -> Iterator[Metric]:
     yield _gauge("understudy_spares_wanted", "Spare nodes that the job wants", cluster.spares)
     kept_out = sum(1 for each in state.health.values() if each.quarantined_until is not None)
     yield _gauge("understudy_nodes_quarantined", "Nodes that are kept out for now", kept_out)
+    memory = state.memory
+    yield _gauge("understudy_stragglers", "Members that are slow beside their peers", len(memory.stragglers))
+    slowest = min(memory.scores.values(), default=1.0)
+    yield _gauge("understudy_score_least", "Speed of the slowest member beside its peers, 0 to 1", slowest)
 
 
 def _of_replicas(state: ClusterState) -> Iterator[Metric]:

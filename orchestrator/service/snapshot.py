@@ -34,6 +34,8 @@ class Snapshot:
     generation: Generation | None
     planned: Generation | None
     joined: frozenset[TrainerId]
+    scores: dict[TrainerId, float]
+    """Of members: how fast they are beside their peers (`core/stragglers.py`)."""
     incidents: dict[IncidentId, Incident]
     checkpoints: dict[str, Checkpoint]
     in_memory: tuple[snapshots.Snapshot, ...]
@@ -69,6 +71,7 @@ def take(state: ClusterState) -> Snapshot:
         generation=state.generation,
         planned=state.planned,
         joined=frozenset(state.joined),
+        scores=dict(state.memory.scores),
         incidents=dict(state.incidents),
         checkpoints=dict(state.checkpoints),
         in_memory=snapshots.known(state),

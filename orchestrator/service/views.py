@@ -43,7 +43,7 @@ def _node(snapshot: Snapshot, node: Node, ranks: dict[TrainerId, Rank], at: floa
         connected=seen.connected,
         labels=dict(node.labels),
         agent_pid=node.agent_pid,
-        trainers=[_trainer(status, ranks) for status in seen.trainers],
+        trainers=[_trainer(status, ranks, snapshot.scores) for status in seen.trainers],
         step=max((status.step for status in seen.trainers), default=0),
         reason=node.reason,
     )
@@ -52,7 +52,9 @@ def _node(snapshot: Snapshot, node: Node, ranks: dict[TrainerId, Rank], at: floa
     return reply
 
 
-def _trainer(status: TrainerStatus, ranks: dict[TrainerId, Rank]) -> pb.Trainer:
+def _trainer(
+    status: TrainerStatus, ranks: dict[TrainerId, Rank], scores: dict[TrainerId, float]
+) -> pb.Trainer:
     return pb.Trainer(
         id=status.trainer,
         pid=status.pid,
@@ -63,6 +65,7 @@ def _trainer(status: TrainerStatus, ranks: dict[TrainerId, Rank]) -> pb.Trainer:
         step=status.step,
         phase=status.phase.value,
         silent_seconds=status.silent_seconds,
+        score=scores.get(status.trainer),
     )
 
 

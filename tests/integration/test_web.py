@@ -51,6 +51,7 @@ def test_one_that_leads_tells_how_the_job_is(web: Web) -> None:
     assert "understudy_leader 1.0" in text
     assert "understudy_step 12.0" in text
     assert 'understudy_nodes{state="active"} 2.0' in text
+    assert "understudy_stragglers 0.0" in text and "understudy_score_least 1.0" in text
     assert 'understudy_recovery_seconds_bucket{le="+Inf",phase="detected"}' in text
 
 

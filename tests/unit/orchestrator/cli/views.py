@@ -102,6 +102,7 @@ def node(number: int, *, seated: bool) -> pb.Node:
     )
     if seated:
         trainer.rank = number - 1
+        trainer.score = 1.0
     return pb.Node(
         id=f"node-{number}",
         state="active" if seated else "spare",

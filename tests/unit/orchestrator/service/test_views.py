@@ -39,6 +39,15 @@ def test_nodes_come_in_natural_order_with_their_trainers() -> None:
     assert (trainer.id, trainer.rank, trainer.phase, trainer.pid) == ("node-2/0", 1, "forward", 200)
 
 
+def test_a_member_shows_how_fast_it_is_once_that_is_known() -> None:
+    """A spare has nobody to be compared with."""
+    state = working()
+    state.memory.scores = {TrainerId("node-2/0"): 0.48}
+    first, second, _ = views.nodes(snapshot.take(state), NOW)
+    assert second.trainers[0].score == 0.48
+    assert not first.trainers[0].HasField("score")
+
+
 def test_a_node_that_was_never_heard_has_no_age() -> None:
     *_, spare = views.nodes(snapshot.take(working()), NOW)
     assert not spare.connected
