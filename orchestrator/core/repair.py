@@ -174,7 +174,9 @@ def plan_repair(state: ClusterState, policy: Policy, at: float) -> Target | Wait
         before, members, depth, job.spec.cluster.replicas, arrivals, state.memory.expert_load, full, domains
     )
     if not newcomers and not leaving and not moved and after == before:
-        if not gaps and not vacant:
+        if (
+            not gaps and not vacant and not failing
+        ):  # who fails is forgiven in time, and may change places then
             state.memory.whole = generation
         return None
     if placement.lost_experts(after):

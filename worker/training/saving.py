@@ -101,8 +101,12 @@ class Saves:
                     self._making_room = False
                     return
                 made = self._wanted
-            with contextlib.suppress(MemoryError):  # the checkpoint will say so
-                self._buffer.reserve(made, self._state.dense_P.dtype)
+            try:
+                with contextlib.suppress(MemoryError):  # the checkpoint will say so
+                    self._buffer.reserve(made, self._state.dense_P.dtype)
+            except BaseException:
+                self._making_room = False  # else no checkpoint would ever be taken again
+                raise
 
     def take(self, order: TakeCheckpoint, assignment: Assignment, stalled_seconds: float = 0.0) -> None:
         """Snapshot this rank's share at the current version and have it written (training thread).

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from orchestrator.core import actions, events, parts, placement, roster
-from orchestrator.core.ids import NodeId, Step, TrainerId
+from orchestrator.core.ids import NodeId, Step, TrainerId, node_of
 from orchestrator.core.state import CheckpointState, GenerationKind
 from tests.unit.orchestrator.core.told import (
     NODE_1,
@@ -231,3 +231,21 @@ def test_donors_of_a_drain_include_the_node_that_leaves(make_training: MakeWorld
 def test_expert_parts_are_named_for_the_wire() -> None:
     """The name is a contract with the workers."""
     assert parts.expert_part(7) == "expert-00007"
+
+
+def test_who_could_not_copy_changes_places_once_forgiven(make_training: MakeWorld) -> None:
+    """A stage on too few nodes is not taken for as good as it gets while that is only so for now."""
+    world = make_training(nodes=3, devices=2, stages=2, replicas=3, spares=1)
+    others = {TrainerId("node-1/1"), TrainerId("node-2/1")}
+    world.agents.fail_acquisitions |= others
+    for gone in ("node-1/0", "node-2/0"):
+        world.kill_trainer(TrainerId(gone), again=False)
+    world.run(30.0)
+
+    def nodes_of_the_first_stage() -> set[str]:
+        return {node_of(each.trainer) for each in world.generation.members if each.stage == 0}
+
+    assert nodes_of_the_first_stage() == {"node-3", "node-4"}
+    world.agents.fail_acquisitions.clear()
+    world.run(80.0)
+    assert len(nodes_of_the_first_stage()) == 3

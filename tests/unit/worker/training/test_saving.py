@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.unit.worker.training.test_snapshots import MODEL, assignment
+from tests.unit.worker.training.test_snapshots import MODEL, assignment, identity_of
 from tests.waiting import wait_until
 from worker.agent.messages import CheckpointBegun, Report, ShardWritten, TakeCheckpoint
 from worker.checkpointing.snapshot import SnapshotBuffer
 from worker.checkpointing.writer import CheckpointWriter, Outcome
-from worker.training.saved_state import Identity
 from worker.training.saving import Saves
 from worker.training.state import TrainingState
 
@@ -25,14 +24,7 @@ WAIT_SECONDS = 20.0
 def saves_of(root: Path, reports: list[Report]) -> Saves:
     state = TrainingState(MODEL, 5, torch.device("cpu"))
     state.initialise(range(MODEL.experts))
-    identity = Identity(
-        job="job-1",
-        config={"seed": 5, "batch": {}, "model": {}, "optimizer": {}},
-        data_fingerprint="text",
-        layout=state.layout_id,
-        precision="float32",
-    )
-    return Saves(root, identity, state, reports.append, lambda step, file: None)
+    return Saves(root, identity_of(state), state, reports.append, lambda step, file: None)
 
 
 def test_a_checkpoint_waits_until_there_is_memory_for_it(

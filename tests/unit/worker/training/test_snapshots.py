@@ -55,6 +55,17 @@ PLACEMENT = ((0, 1), (1, 0), (0, 1), (1, 0))
 NAME = SnapshotId(step=12, generation=3)
 
 
+def identity_of(state: TrainingState) -> Identity:
+    """Of the job that saves and reads here."""
+    return Identity(
+        job="job-1",
+        config={"seed": 5, "batch": {}, "model": {}, "optimizer": {}},
+        data_fingerprint="text",
+        layout=state.layout_id,
+        precision="float32",
+    )
+
+
 class Node:
     """An agent's memory, with a trainer that has two slots in it."""
 
@@ -69,16 +80,9 @@ class Node:
         self.snapshots = self.trainer(self.state)
 
     def trainer(self, state: TrainingState) -> Snapshots:
-        identity = Identity(
-            job="job-1",
-            config={"seed": 5, "batch": {}, "model": {}, "optimizer": {}},
-            data_fingerprint="text",
-            layout=state.layout_id,
-            precision="float32",
-        )
         return Snapshots(
             slots=self.slots,
-            identity=identity,
+            identity=identity_of(state),
             state=state,
             report=self.reports.append,
             caller=Caller(name=f"node-{self.rank}/0", secret=SECRET),
